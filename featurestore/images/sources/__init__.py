@@ -1,0 +1,1 @@
+"""The places radiographs come from; `registry.make_source` opens one by name."""
