@@ -1,0 +1,88 @@
+"""The seven backbones of Gozzi et al. (Diagnostics 2022), one row each. Adding an eighth is adding a row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from featurestore.errors import UsageError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """One architecture: features -> global average pool -> (optionally) Linear -> sigmoid.
+
+    Parameters
+    ----------
+    name : str
+        Ours, ``[a-z0-9_]+``.
+    timm_name : str
+        Model name in timm.
+    n_features : int
+        Length of the embedding: channels of the last feature map.
+    min_size : int
+        Smallest input side in pixels that leaves a feature map.
+    variant : str
+        Whose flavour of the architecture: ``timm``.
+    mean, std : tuple of float
+        Normalisation of [0, 1] pixels, three channels. The paper uses ImageNet's for all seven, where timm's default
+        for Xception and InceptionResNetV2 is 0.5.
+    """
+
+    name: str
+    timm_name: str
+    n_features: int
+    min_size: int = 32
+    variant: str = "timm"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+
+_SEVEN = (
+    BackboneSpec("densenet121", "densenet121", 1024),
+    BackboneSpec("densenet169", "densenet169", 1664),
+    BackboneSpec("densenet201", "densenet201", 1920),
+    BackboneSpec("inception_resnet_v2", "inception_resnet_v2", 1536, min_size=75),
+    BackboneSpec("xception", "legacy_xception", 2048),
+    # timm's VGG reports a 4096-dimensional pre-logits layer; the paper's tap is the 512-channel pool before it.
+    BackboneSpec("vgg16", "vgg16", 512),
+    BackboneSpec("vgg19", "vgg19", 512),
+)
+
+CATALOGUE: dict[str, BackboneSpec] = {spec.name: spec for spec in _SEVEN}
+"""Backbones by name, in the paper's order."""
+
+
+def get_backbone(name: str) -> BackboneSpec:
+    """Return a backbone by name.
+
+    Raises
+    ------
+    UsageError
+        If there is none of that name; lists those there are.
+    """
+    if name not in CATALOGUE:
+        message = f"no backbone {name!r}; there are {', '.join(CATALOGUE)}"
+        raise UsageError(message)
+    return CATALOGUE[name]
+
+
+def parse_backbones(text: str | Sequence[str]) -> list[BackboneSpec]:
+    """Read ``all`` or a comma-separated list of names, in the catalogue's order, each once.
+
+    Raises
+    ------
+    UsageError
+        For an unknown or empty list.
+    """
+    names = [n.strip() for n in text.split(",")] if isinstance(text, str) else list(text)
+    if names == ["all"]:
+        return list(CATALOGUE.values())
+    chosen = {get_backbone(name).name for name in names if name}
+    if not chosen:
+        message = f"no backbone named; give all, or some of {', '.join(CATALOGUE)}"
+        raise UsageError(message)
+    return [spec for name, spec in CATALOGUE.items() if name in chosen]

@@ -1,0 +1,94 @@
+"""Which weights a user asked for: ``imagenet``, ``random:SEED`` or a path. Parsed without torch; never a fallback."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from featurestore.backbones.catalogue import BackboneSpec
+from featurestore.errors import UsageError
+
+_RANDOM = re.compile(r"random:(\d{1,9})")
+_CHOICES = "imagenet, random:SEED (such as random:0), a .safetensors file, or a folder of <backbone>.safetensors"
+
+
+@dataclass(frozen=True)
+class WeightsRequest:
+    """Weights for one backbone, as asked for.
+
+    Parameters
+    ----------
+    kind : {"imagenet", "random", "file"}
+    seed : int
+        For ``random``.
+    path : str
+        Absolute, for ``file``.
+    """
+
+    kind: Literal["imagenet", "random", "file"]
+    seed: int = 0
+    path: str = ""
+
+    @property
+    def name(self) -> str:
+        """Return how tables name these weights."""
+        if self.kind == "random":
+            return f"random:{self.seed}"
+        return Path(self.path).stem if self.kind == "file" else self.kind
+
+    @property
+    def cacheable(self) -> bool:
+        """Return whether the name alone fixes the weights, given the libraries; a file's content may change."""
+        return self.kind != "file"
+
+
+def parse_weights(text: str, backbones: list[BackboneSpec]) -> dict[str, WeightsRequest]:
+    """Read ``--weights`` for some backbones.
+
+    Parameters
+    ----------
+    text : str
+        ``imagenet``, ``random:SEED``, or the path of a file (one backbone) or a folder (several).
+    backbones : list of BackboneSpec
+
+    Returns
+    -------
+    dict of str to WeightsRequest
+        By backbone name.
+
+    Raises
+    ------
+    UsageError
+        If it is none of these, or the folder lacks a backbone's file.
+    """
+    if text == "imagenet":
+        return {b.name: WeightsRequest("imagenet") for b in backbones}
+    if match := _RANDOM.fullmatch(text):
+        return {b.name: WeightsRequest("random", seed=int(match[1])) for b in backbones}
+    path = Path(text).expanduser().absolute()
+    if path.is_dir():
+        return {b.name: _in_folder(path, b) for b in backbones}
+    if path.is_file():
+        return _single_file(path, backbones)
+    message = f"--weights {text!r}: neither a known source nor a path that exists; give {_CHOICES}"
+    raise UsageError(message)
+
+
+def _in_folder(folder: Path, backbone: BackboneSpec) -> WeightsRequest:
+    path = folder / f"{backbone.name}.safetensors"
+    if not path.is_file():
+        message = f"--weights {folder}: no {path.name} in it; add the file, or leave {backbone.name} out of --backbones"
+        raise UsageError(message)
+    return WeightsRequest("file", path=str(path))
+
+
+def _single_file(path: Path, backbones: list[BackboneSpec]) -> dict[str, WeightsRequest]:
+    if path.suffix != ".safetensors":
+        message = f"--weights {path.name}: only .safetensors files are read; nothing is ever unpickled"
+        raise UsageError(message)
+    if len(backbones) != 1:
+        message = f"--weights {path.name}: one file serves one backbone, not {len(backbones)}; give --backbones NAME"
+        raise UsageError(message)
+    return {backbones[0].name: WeightsRequest("file", path=str(path))}

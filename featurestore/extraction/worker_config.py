@@ -1,0 +1,34 @@
+"""How to build a worker: small, picklable and without torch, so that a driver can send it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from featurestore.backbones.weights import WeightsRequest
+
+
+@dataclass(frozen=True)
+class WorkerConfig:
+    """How to build an `Extractor`; small and picklable.
+
+    Parameters
+    ----------
+    store_uri, run_id : str
+    backbones : tuple of (backbone name, WeightsRequest, expected sha256, spec_id)
+    preprocess : str
+    size : int
+        Pixels, both sides.
+    batch_images : int
+    threads : int
+        Threads of torch on the CPU.
+    decode_threads : int
+    """
+
+    store_uri: str
+    run_id: str
+    backbones: tuple[tuple[str, WeightsRequest, str, str], ...]
+    preprocess: str
+    size: int
+    batch_images: int = 16
+    threads: int = 1
+    decode_threads: int = 1

@@ -1,0 +1,81 @@
+"""What a user may ask for, and what identifies it; nothing here needs torch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from featurestore.backbones.catalogue import CATALOGUE, parse_backbones
+from featurestore.backbones.spec import ExtractionSpec
+from featurestore.backbones.weights import WeightsRequest, parse_weights
+from featurestore.errors import UsageError
+from featurestore.images.preprocess import get_preprocess
+
+SEVEN = list(CATALOGUE.values())
+
+
+def test_backbones_come_in_catalogue_order_and_once() -> None:
+    assert parse_backbones("all") == SEVEN
+    assert [b.name for b in parse_backbones("vgg16, densenet121,vgg16")] == ["densenet121", "vgg16"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("resnet50", "no backbone 'resnet50'; there are densenet121"), ("", "no backbone named")]
+)
+def test_unknown_backbones_are_named(text: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        parse_backbones(text)
+
+
+def test_weights_are_parsed(tmp_path: Path) -> None:
+    file = tmp_path / "vgg16.safetensors"
+    file.touch()
+    assert parse_weights("random:7", SEVEN[:1]) == {"densenet121": WeightsRequest("random", seed=7)}
+    assert parse_weights("imagenet", SEVEN)["vgg19"].kind == "imagenet"
+    vgg16 = [CATALOGUE["vgg16"]]
+    assert parse_weights(str(file), vgg16) == parse_weights(str(tmp_path), vgg16)
+
+
+@pytest.mark.parametrize(
+    ("text", "backbones", "words"),
+    [
+        ("random:x", SEVEN, r"'random:x'.*random:SEED \(such as random:0\)"),
+        ("nowhere.safetensors", SEVEN, "neither a known source nor a path"),
+        ("{tmp}/vgg16.safetensors", SEVEN, "one file serves one backbone, not 7"),
+        ("{tmp}/old.pt", SEVEN[:1], r"old.pt: only .safetensors files are read; nothing is ever unpickled"),
+        ("{tmp}", SEVEN, r"no densenet121.safetensors in it; add the file, or leave densenet121 out"),
+    ],
+)
+def test_weights_that_cannot_be_had(tmp_path: Path, text: str, backbones: list[object], words: str) -> None:
+    (tmp_path / "vgg16.safetensors").touch()
+    (tmp_path / "old.pt").touch()
+    with pytest.raises(UsageError, match=words):
+        parse_weights(text.format(tmp=tmp_path), backbones)  # type: ignore[arg-type]
+
+
+def _spec(**changes: object) -> ExtractionSpec:
+    base = ExtractionSpec(SEVEN[0], "0" * 64, get_preprocess("bilinear-v1").describe(224))
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+def test_spec_id_is_stable_and_starts_with_a_letter() -> None:
+    # A literal: were it to change, every stored vector would silently be extracted again.
+    assert _spec().spec_id == "s32298619d97a"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"weights_sha256": "1" * 64},
+        {"backbone": CATALOGUE["vgg16"]},
+        {"backbone": replace(SEVEN[0], std=(0.5, 0.5, 0.5))},
+        {"backbone": replace(SEVEN[0], variant="keras")},
+        {"precision": "bfloat16"},
+        {"preprocess": get_preprocess("bilinear-v1").describe(96)},
+        {"preprocess": get_preprocess("chest-crop-v1").describe(224)},
+    ],
+)
+def test_whatever_changes_the_vector_changes_the_spec(changes: dict[str, object]) -> None:
+    assert _spec(**changes).spec_id != _spec().spec_id
