@@ -1,0 +1,1 @@
+"""From stored vectors to probabilities, ensembles and their statistics. Submodules are imported where they are used."""
