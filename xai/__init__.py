@@ -1,0 +1,1 @@
+"""From a decision back to pixels. Submodules load on demand: importing this package costs nothing."""
