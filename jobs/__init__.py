@@ -1,0 +1,1 @@
+"""The command line and the batch jobs; the only package that knows Ray."""

@@ -1,0 +1,70 @@
+"""Which stored vectors a classifier job uses."""
+
+from __future__ import annotations
+
+from featurestore.backbones.catalogue import parse_backbones
+from featurestore.errors import UsageError
+from featurestore.store import Store
+
+_SPECS = """
+SELECT DISTINCT s.backbone, s.spec_id, s.weights
+FROM specs s JOIN embeddings e USING (backbone, spec_id) JOIN images i USING (image_id)
+WHERE i.dataset = ? ORDER BY ALL
+"""
+
+
+def stored_specs(store: Store, dataset: str, wanted: str = "all") -> dict[str, tuple[str, str]]:
+    """Return the one spec of each wanted backbone that has vectors of a data set.
+
+    Parameters
+    ----------
+    store : Store
+    dataset : str
+    wanted : str
+        ``all`` (every backbone that has vectors), or backbone names and spec_ids with commas between.
+
+    Returns
+    -------
+    dict of str to (str, str)
+        ``{backbone: (spec_id, weights)}``.
+
+    Raises
+    ------
+    UsageError
+        If a backbone has no vectors, or several specs and none was named.
+    """
+    rows = store.query(_SPECS, [dataset]).to_pylist()
+    names = [name.strip() for name in wanted.split(",")]
+    by_id = {row["spec_id"]: row for row in rows}
+    chosen = [by_id[name] for name in names if name in by_id]
+    chosen += [row for row in rows if _asked(row["backbone"], [name for name in names if name not in by_id])]
+    found: dict[str, tuple[str, str]] = {}
+    for row in chosen:
+        here = (row["spec_id"], row["weights"])
+        if found.get(row["backbone"], here) != here:
+            several = sorted(r["spec_id"] for r in rows if r["backbone"] == row["backbone"])
+            message = f"{row['backbone']} has vectors of {len(several)} specs: {', '.join(several)}; name one of them"
+            raise UsageError(message)
+        found[row["backbone"]] = here
+    _check_found(dataset, names, found)
+    return {name: found[name] for name in sorted(found, key=_catalogue_order)}
+
+
+def _asked(backbone: str, names: list[str]) -> bool:
+    return names == ["all"] or backbone in names
+
+
+def _check_found(dataset: str, names: list[str], found: dict[str, tuple[str, str]]) -> None:
+    plain = [name for name in names if name != "all" and name not in {spec_id for spec_id, _ in found.values()}]
+    for name in plain:
+        parse_backbones([name])
+        if name not in found:
+            message = f"{name} has no vectors of {dataset}; run cxr extract --dataset {dataset} --backbones {name}"
+            raise UsageError(message)
+    if not found:
+        message = f"no vectors of {dataset} are stored; run cxr extract --dataset {dataset} first"
+        raise UsageError(message)
+
+
+def _catalogue_order(name: str) -> int:
+    return [spec.name for spec in parse_backbones("all")].index(name)

@@ -1,0 +1,29 @@
+"""`cxr evaluate`."""
+
+from __future__ import annotations
+
+import click
+
+from jobs.cli.options import dataset_option, json_option, store_option
+from jobs.cli.output import emit_json
+
+
+@click.command("evaluate")
+@store_option
+@dataset_option
+@click.option("--split", required=True, help="A split made by cxr split.")
+@click.option("--part", type=click.Choice(["test", "val"]), default="test", show_default=True)
+@click.option("--unit", type=click.Choice(["image"]), default="image", show_default=True, help="Unit of analysis.")
+@json_option
+def command(store_uri: str, dataset: str, split: str, part: str, unit: str, as_json: bool) -> None:
+    """Compute AUC with patient-clustered intervals for every fitted head, and for both ensembles over backbones."""
+    from featurestore.store import Store
+    from jobs.evaluate import evaluate, rows_for_json, text_tables
+
+    store = Store(store_uri).require()
+    store.require_dataset(dataset)
+    evaluation = evaluate(store, dataset, split, part, unit=unit)
+    if as_json:
+        emit_json(rows_for_json(evaluation))
+    else:
+        click.echo(text_tables(evaluation))

@@ -1,0 +1,226 @@
+"""One experiment from its file: ingest -> extract -> split -> train -> evaluate -> (explain) -> report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from classifiers.evaluation import Evaluation
+from classifiers.labels import LabelPolicy
+from classifiers.splits import make_split
+from classifiers.training import plan_cells
+from featurestore.backbones.catalogue import get_backbone
+from featurestore.backbones.weights import parse_weights
+from featurestore.errors import UsageError
+from featurestore.store import Store
+from jobs.estimate import describe_plan
+from jobs.evaluate import evaluate
+from jobs.experiment import Experiment
+from jobs.explain import ExplainRequest, Explanation, explain
+from jobs.extract import ExtractRequest, Summary, extract
+from jobs.ingest import IngestRequest, ingest
+from jobs.report.render import ReportInfo, build_report
+from jobs.train import TrainRequest, TrainSummary, train
+from jobs.workers import Workers
+
+Say = Callable[[str], object]
+
+
+@dataclass
+class RunSummary:
+    """What an experiment left behind.
+
+    Parameters
+    ----------
+    evaluation : Evaluation
+    report : ReportInfo
+    forward_passes : int
+        Pairs of image and network that were run.
+    failed : int
+        Cells without a model, and pairs that were lost.
+    seconds : dict of str to float
+        Wall seconds by step.
+    """
+
+    evaluation: Evaluation
+    report: ReportInfo
+    forward_passes: int
+    failed: int
+    seconds: dict[str, float]
+
+
+def run_experiment(store: Store, experiment: Experiment, out: Path, workers: Workers, say: Say) -> RunSummary:
+    """Run every step of an experiment; what is stored already is used and said to be.
+
+    Parameters
+    ----------
+    store : Store
+    experiment : Experiment
+    out : Path
+        The report.
+    workers : Workers
+    say : callable
+        Told one sentence a step.
+
+    Raises
+    ------
+    featurestore.errors.UsageError
+        If a step cannot be done as described.
+    """
+    return _Experiment(store, experiment, workers, say).run(out)
+
+
+@dataclass
+class _Experiment:
+    store: Store
+    experiment: Experiment
+    workers: Workers
+    say: Say
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def run(self, out: Path) -> RunSummary:
+        with self._step("ingest"):
+            self._ingest()
+        with self._step("extract"):
+            extracted = self._extract()
+        with self._step("split"):
+            self._split()
+        with self._step("train"):
+            trained = self._train(extracted.specs)
+        with self._step("evaluate"):
+            evaluation = self._evaluate(extracted.specs)
+        with self._step("explain"):
+            explanations = self._explain(extracted.specs)
+        report = self._report(evaluation, extracted.specs, explanations, out)
+        self.say(f"report: {report.path}, {report.bytes / 1e6:.1f} MB")
+        return RunSummary(evaluation, report, extracted.written, trained.failed + extracted.lost, self.seconds)
+
+    @contextmanager
+    def _step(self, name: str) -> Iterator[None]:
+        start = perf_counter()
+        yield
+        self.seconds[name] = perf_counter() - start
+
+    @property
+    def _dataset(self) -> str:
+        return self.experiment.data.dataset
+
+    def _ingest(self) -> None:
+        data = self.experiment.data
+        if data.path is None:
+            if data.source != "phantom":
+                message = f"experiment {self.experiment.name}: data.path is not set; give --data PATH"
+                raise UsageError(message)
+            data = data.model_copy(update={"path": Path(self.store.uri).parent / "phantoms" / data.dataset})
+        done = ingest(self.store, IngestRequest(kind=data.source, **data.model_dump(exclude={"source"})))
+        self.say(f"ingest: {done.images} images, {done.labels} labels, {done.rois} regions, {done.rejected} rejected")
+
+    def _extract(self) -> Summary:
+        request = ExtractRequest(self._dataset, **self.experiment.extract.model_dump())
+        done = extract(
+            self.store,
+            request,
+            self.workers,
+            announce=lambda plan: self.say(f"plan: {describe_plan(self.store, plan)[1]}"),
+        )
+        rate = f", {done.images_per_second:.1f} images/s" if done.images_per_second else "; no forward pass was needed"
+        self.say(f"extract: {done.written} vectors written, {done.skipped} were stored, {done.rejected} rejected{rate}")
+        return done
+
+    def _split(self) -> None:
+        asked = self.experiment.split
+        parts = make_split(
+            self.store,
+            self._dataset,
+            frontal_only=not asked.lateral,
+            labels=self.experiment.train.labels,
+            **asked.model_dump(exclude={"lateral"}),
+        )
+        counts = (f"{part} {c['images']} images of {c['patients']} patients" for part, c in parts.items())
+        self.say(f"split {asked.name}: {', '.join(counts)}")
+
+    def _policy(self) -> LabelPolicy:
+        asked = self.experiment.train
+        return LabelPolicy(uncertain=asked.uncertain, blank=asked.blank)
+
+    def _specs(self, spec_ids: dict[str, str]) -> dict[str, tuple[str, str]]:
+        requests = parse_weights(self.experiment.extract.weights, [get_backbone(name) for name in spec_ids])
+        return {name: (spec_id, requests[name].name) for name, spec_id in spec_ids.items()}
+
+    def _train(self, spec_ids: dict[str, str]) -> TrainSummary:
+        asked = self.experiment.train
+        done = train(
+            self.store,
+            TrainRequest(
+                self._dataset,
+                self.experiment.split.name,
+                asked.heads,
+                self._specs(spec_ids),
+                labels=asked.labels,
+                seeds=asked.seeds,
+                policy=self._policy(),
+            ),
+        )
+        for problem in done.problems:
+            self.say(f"no model: {problem}")
+        self.say(f"train: {done.models} models fitted, {done.cached} were stored, {done.failed} failed")
+        return done
+
+    def _evaluate(self, spec_ids: dict[str, str]) -> Evaluation:
+        asked = self.experiment.train
+        return evaluate(
+            self.store,
+            self._dataset,
+            self.experiment.split.name,
+            self.experiment.evaluate.part,
+            heads=asked.heads,
+            labels=asked.labels,
+            specs=spec_ids,
+            policy=self._policy(),
+        )
+
+    def _explain(self, spec_ids: dict[str, str]) -> list[Explanation]:
+        asked, extraction = self.experiment.explain, self.experiment.extract
+        if asked is None:
+            return []
+        cell = plan_cells(
+            self.store,
+            self._dataset,
+            self.experiment.split.name,
+            [asked.head],
+            self._specs({asked.backbone: spec_ids[asked.backbone]}),
+            labels=self.experiment.train.labels,
+            seeds=self.experiment.train.seeds[:1],
+            policy=self._policy(),
+        )[0]
+        weights = parse_weights(extraction.weights, [get_backbone(asked.backbone)])[asked.backbone]
+        request = ExplainRequest(cell, weights, extraction.preprocess, extraction.size, asked.images)
+        found = explain(self.store, request, self.workers, pictures=self.experiment.report.with_images)
+        self.say(f"explain: {len(found)} maps of {asked.head} on {asked.backbone} beside their regions of interest")
+        return found
+
+    def _report(
+        self, evaluation: Evaluation, spec_ids: dict[str, str], explanations: list[Explanation], out: Path
+    ) -> ReportInfo:
+        return build_report(
+            self.store,
+            evaluation,
+            title=self.experiment.title,
+            dataset=self._dataset,
+            split=self.experiment.split.name,
+            out=out,
+            experiment=_without_paths(self.experiment),
+            specs=spec_ids,
+            seconds=self.seconds,
+            explanations=[asdict(explanation) for explanation in explanations],
+            phantom=self.experiment.data.source == "phantom",
+        )
+
+
+def _without_paths(experiment: Experiment) -> dict[str, Any]:
+    """Return the experiment as shown in a report: a reader of it has no use for this machine's folders."""
+    return experiment.model_dump(mode="json", exclude={"data": {"path", "rois", "labels_csv"}})

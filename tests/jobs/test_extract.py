@@ -1,0 +1,166 @@
+"""The extraction job in this process: what runs, what does not run again, what is rejected."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from featurestore.errors import UsageError
+from featurestore.store import Store
+from jobs.extract import ExtractRequest, extract, plan
+from jobs.ingest import IngestRequest, ingest
+from jobs.workers import Workers
+
+HERE = Workers(use_ray=False)
+REQUEST = ExtractRequest("demo", backbones="densenet121", weights="random:0", size=32, shard_images=8)
+
+
+def _pairs(store: Store) -> list[tuple[str, str]]:
+    rows = store.query("SELECT image_id, spec_id FROM embeddings").to_pylist()
+    return [(row["image_id"], row["spec_id"]) for row in rows]
+
+
+def _add_images(store: Store, folder: Path, count: int) -> None:
+    lines = ["path"]
+    for k in range(count):
+        Image.fromarray(np.full((40, 40), 40 * k + 5, np.uint8)).save(folder / f"new{k}.png")
+        lines.append(f"new{k}.png")
+    (folder / "new.csv").write_text("\n".join(lines))
+    ingest(store, IngestRequest("csv", folder / "new.csv", dataset="demo", image_column="path"))
+
+
+def test_vectors_equal_plain_timm_and_nothing_runs_twice(ingested: Store) -> None:
+    done = extract(ingested, REQUEST, HERE)
+    images = ingested.query("SELECT image_id, uri FROM images ORDER BY image_id").to_pylist()
+    assert (done.written, done.skipped, done.rejected, done.lost) == (len(images), 0, 0, 0)
+
+    ids, X = ingested.matrix("densenet121")
+    assert ids == [row["image_id"] for row in images]
+    torch.manual_seed(0)
+    model = timm.create_model("densenet121", pretrained=False, num_classes=0).eval()
+    expected = []
+    for row in images:
+        grey = np.asarray(Image.open(row["uri"]).convert("L").resize((32, 32), Image.Resampling.BILINEAR)) / 255
+        rgb = (np.stack([grey] * 3) - np.array([[[0.485]], [[0.456]], [[0.406]]])) / np.array(
+            [[[0.229]], [[0.224]], [[0.225]]]
+        )
+        with torch.no_grad():
+            expected.append(model.forward_features(torch.tensor(rgb[None], dtype=torch.float32)).mean((2, 3))[0])
+    reference = torch.stack(expected).numpy()
+    assert np.abs(X - reference).max() / np.abs(reference).max() <= 1e-4
+
+    again = extract(ingested, REQUEST, HERE)
+    assert (again.written, again.skipped, again.images_per_second) == (0, len(images), None)
+    assert len(_pairs(ingested)) == len(set(_pairs(ingested))) == len(images)
+
+
+def test_two_more_images_run_two(ingested: Store, tmp_path: Path) -> None:
+    before = extract(ingested, REQUEST, HERE).written
+    _add_images(ingested, tmp_path, 2)
+    assert plan(ingested, REQUEST, HERE).pending_by_backbone == {"densenet121": 2}
+    done = extract(ingested, REQUEST, HERE)
+    assert (done.written, done.skipped) == (2, before)
+
+
+def test_another_backbone_runs_alone_and_another_size_never_mixes(ingested: Store) -> None:
+    images = extract(ingested, REQUEST, HERE).written
+    both = replace(REQUEST, backbones="densenet121,densenet169")
+    assert plan(ingested, both, HERE).pending_by_backbone == {"densenet121": 0, "densenet169": images}
+    assert extract(ingested, both, HERE).written == images
+    larger = extract(ingested, replace(REQUEST, size=40), HERE)
+    assert larger.written == images
+    with pytest.raises(UsageError, match=r"'densenet121' has 2 specs: .*name one"):
+        ingested.matrix("densenet121")
+    assert len(ingested.matrix(larger.specs["densenet121"])[0]) == images
+
+
+def test_a_head_writes_scores(ingested: Store, tmp_path: Path) -> None:
+    state = dict(timm.create_model("densenet121", pretrained=False, num_classes=0).state_dict())
+    weight, bias = torch.randn(2, 1024), torch.randn(2)
+    path = tmp_path / "source.safetensors"
+    save_file(state | {"cxr_head.weight": weight, "cxr_head.bias": bias}, path, {"labels": '["Edema", "Fracture"]'})
+    extract(ingested, replace(REQUEST, weights=str(path)), HERE)
+    ids, X = ingested.matrix("densenet121")
+    expected = 1 / (1 + np.exp(-(X @ weight.numpy().T + bias.numpy())))
+    rows = ingested.query("SELECT image_id, label, probability FROM scores").to_pylist()
+    assert len(rows) == 2 * len(ids)
+    found = {(row["image_id"], row["label"]): row["probability"] for row in rows}
+    for n, image_id in enumerate(ids):
+        np.testing.assert_allclose([found[image_id, "Edema"], found[image_id, "Fracture"]], expected[n], atol=1e-5)
+
+
+def test_a_file_that_changed_is_rejected_and_can_be_retried(ingested: Store, tmp_path: Path) -> None:
+    _add_images(ingested, tmp_path, 2)
+    content = (tmp_path / "new1.png").read_bytes()
+    (tmp_path / "new1.png").write_bytes((tmp_path / "new0.png").read_bytes())
+    done = extract(ingested, REQUEST, HERE)
+    assert (done.rejected, done.lost) == (1, 0)
+    (reject,) = ingested.query("SELECT * FROM rejects").to_pylist()
+    assert (reject["stage"], reject["retryable"], reject["dataset"]) == ("changed", True, "demo")
+    assert "content changed since it was ingested" in reject["reason"]
+    assert plan(ingested, REQUEST, HERE).pending_pairs == 0
+
+    (tmp_path / "new1.png").write_bytes(content)
+    retried = extract(ingested, replace(REQUEST, retry_rejects=True), HERE)
+    assert (retried.written, retried.rejected, retried.lost) == (1, 0, 0)
+
+
+def test_a_missing_file_is_rejected_and_the_rest_goes_on(ingested: Store, tmp_path: Path) -> None:
+    _add_images(ingested, tmp_path, 3)
+    total = len(ingested.query("SELECT image_id FROM images"))
+    (tmp_path / "new2.png").unlink()
+    done = extract(ingested, REQUEST, HERE)
+    assert (done.written, done.rejected) == (total - 1, 1)
+
+
+def test_the_run_is_on_record(ingested: Store) -> None:
+    done = extract(ingested, REQUEST, HERE)
+    (row,) = ingested.query("SELECT * FROM runs WHERE run_id = ?", [done.run_id]).to_pylist()
+    seconds, counts = json.loads(row["seconds"]), json.loads(row["counts"])
+    assert counts["written"] == done.written
+    assert set(seconds) >= {"decode", "wait", "infer", "write", "commit", "load", "plan", "run", "total", "by_backbone"}
+    assert seconds["by_backbone"]["densenet121"] == pytest.approx(seconds["infer"])
+    assert json.loads(row["tables"])["images"] >= 0
+    assert row["status"] == "done"
+
+
+def test_another_runs_commit_in_between_is_not_doubled(ingested: Store) -> None:
+    """A second job that planned before the first one committed writes only what is still missing."""
+    stale = ingested.query("SELECT image_id FROM images ORDER BY image_id LIMIT 5")["image_id"].to_pylist()
+
+    def overtake(_plan: object) -> None:
+        spec_id = plan(ingested, REQUEST, HERE).specs[0].spec_id
+        vectors = pa.array([[1.0] * 1024] * len(stale), pa.list_(pa.float32()))
+        rows = {"backbone": ["densenet121"] * 5, "spec_id": [spec_id] * 5, "image_id": stale, "embedding": vectors}
+        ingested.append("embeddings", pa.table(rows))
+
+    done = extract(ingested, REQUEST, HERE, announce=overtake)
+    assert len(_pairs(ingested)) == len(set(_pairs(ingested)))
+    assert (done.skipped, done.lost) == (5, 0)
+    ids, X = ingested.matrix("densenet121")
+    assert {i for i, row in zip(ids, X, strict=True) if (row == 1).all()} == set(stale)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"dataset": "nih"}, "no data set 'nih'"),
+        ({"backbones": "resnet"}, "no backbone 'resnet'"),
+        ({"weights": "random"}, "'random': neither a known source"),
+        ({"size": 16}, "--size 16: densenet121 needs at least 32 px"),
+        ({"preprocess": "none"}, "none"),
+    ],
+)
+def test_requests_that_cannot_be_met(ingested: Store, change: dict[str, object], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        extract(ingested, replace(REQUEST, **change), HERE)  # type: ignore[arg-type]
+    assert _pairs(ingested) == []
