@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import groupby
@@ -61,6 +61,7 @@ def evaluate(
     specs: Mapping[str, str] | None = None,
     policy: LabelPolicy | None = None,
     unit: str = "image",
+    model_ids: Collection[str] | None = None,
 ) -> Evaluation:
     """Compute the AUC of every fitted head, and of the ensembles over its backbones, on one part of a split.
 
@@ -80,6 +81,9 @@ def evaluate(
     unit : {"image"}
         The unit of analysis; intervals are patient-clustered.
 
+    model_ids : collection of str, optional
+        Exactly these fits and no newer ones.
+
     Returns
     -------
     Evaluation
@@ -95,7 +99,7 @@ def evaluate(
     _check_part(frozen, part)
     if labels is not None:
         check_labels(store, dataset, labels)
-    models = select_models(store, frozen, Wanted(labels, heads, backbones, seed, specs, policy))
+    models = select_models(store, frozen, Wanted(labels, heads, backbones, seed, specs, policy, model_ids))
     names = list(labels) if labels is not None else _fitted_labels(store, dataset, models)
     scored = [one for group in collect(store, frozen, part, models, names) for one in group]
     folds = len(frozen.fold_numbers())

@@ -11,29 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.errors import UsageError
+from featurestore.images.sources.labels import CHEXPERT_LABELS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from featurestore.store import Store
-
-CHEXPERT_LABELS = (
-    "No Finding",
-    "Enlarged Cardiomediastinum",
-    "Cardiomegaly",
-    "Lung Opacity",
-    "Lung Lesion",
-    "Edema",
-    "Consolidation",
-    "Pneumonia",
-    "Atelectasis",
-    "Pneumothorax",
-    "Pleural Effusion",
-    "Pleural Other",
-    "Fracture",
-    "Support Devices",
-)
-"""CheXpert's 14 labels in its own order (Irvin et al., AAAI 2019)."""
 
 _UNCERTAIN = {"ones": 1.0, "zeros": 0.0, "ignore": np.nan}
 _BLANK = {"zero": 0.0, "ignore": np.nan}
@@ -48,7 +31,7 @@ class LabelPolicy:
     uncertain : {"ones", "zeros", "ignore"}
         Value of -1: positive, negative, or not known (nan).
     blank : {"zero", "ignore"}
-        Value of a null, and of a label the image has no row for (one whose text was rejected).
+        Value of a null. A label the image has no row for (its text was rejected) is not known under any policy.
     """
 
     uncertain: Literal["ones", "zeros", "ignore"] = "ones"
@@ -128,7 +111,8 @@ def label_matrix(
     values = table["value"].cast(pa.float64()).to_numpy()
     values = np.where(np.isnan(values), policy.blank_value, np.where(values == -1, policy.uncertain_value, values))
     wanted = (rows >= 0) & (columns >= 0)
-    matrix = np.full((len(ids), len(labels)), policy.blank_value)
+    # An image without a row for a label has one that could not be read: that is not known, whatever a blank means.
+    matrix = np.full((len(ids), len(labels)), np.nan)
     matrix[rows[wanted], columns[wanted]] = values[wanted]
     return matrix
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,8 @@ class Wanted:
         ``{backbone: spec_id}``.
     policy : LabelPolicy or None
         None: each cell's newest fit, under whatever policy.
+    model_ids : collection of str or None
+        Exactly these fits, such as those a job has just made.
     """
 
     labels: Sequence[str] | None = None
@@ -35,6 +37,7 @@ class Wanted:
     seed: int | None = None
     specs: Mapping[str, str] | None = None
     policy: LabelPolicy | None = None
+    model_ids: Collection[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,7 @@ def _matches(model: Model, wanted: Wanted) -> bool:
         and (wanted.seed is None or model.seed == wanted.seed)
         and (wanted.specs is None or wanted.specs.get(model.backbone) == model.spec_id)
         and (wanted.policy is None or model.policy == wanted.policy)
+        and (wanted.model_ids is None or model.model_id in wanted.model_ids)
         and set(wanted.labels or ()) <= set(model.labels)
     )
 
@@ -165,7 +169,7 @@ def _check_unmixed(models: Iterable[Model]) -> None:
         if len(found) > 1:
             raise UsageError(
                 f"backbone {backbone!r} with weights {weights!r} has models of {len(found)} specs "
-                f"({', '.join(sorted(found))}); choose one spec"
+                f"({', '.join(sorted(found))}); choose with --backbones, which takes spec_ids too"
             )
     for arm, several in policies.items():
         if len(several) > 1:

@@ -166,22 +166,27 @@ class _Batch:
     def _drop_contradictions(self) -> None:
         """Reject records that say something else than what an earlier ingest stored under the same source key."""
         stored = self._stored_images()
+        moved: dict[str, str] = {}
         for key, (record, image) in list(self._usable.items()):
             before = stored.get(record.source_key)
             if before is None:
                 continue
             new = self._image_row(key, record, image)
+            if before["image_id"] == key and before["uri"] != record.uri:
+                moved[key] = record.uri
             changed = [c for c in _IDENTITY if before[c] != new[c]]
             if changed:
                 del self._usable[key]
                 what = ", ".join(f"{c} {_short(before[c])} became {_short(new[c])}" for c in changed)
                 reason = f"{record.source_key} is stored with other facts: {what}; ingest it under another --dataset"
                 self._reject(record, "changed", reason)
+        # The same image in another folder: what is stored about it holds, and it must be found there from now on.
+        self._store.relocate(moved)
 
     def _stored_images(self) -> dict[str, dict[str, Any]]:
         keys = [record.source_key for record, _ in self._usable.values()]
         rows = self._store.query(
-            f"SELECT source_key, {', '.join(_IDENTITY)} FROM images "
+            f"SELECT source_key, uri, {', '.join(_IDENTITY)} FROM images "
             "WHERE dataset = ? AND source_key IN (SELECT unnest(?::VARCHAR[]))",
             [self._dataset, keys],
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from featurestore.backbones.catalogue import parse_backbones
+from featurestore.backbones.catalogue import CATALOGUE, parse_backbones
 from featurestore.errors import UsageError
 from featurestore.store import Store
 
@@ -11,6 +11,22 @@ SELECT DISTINCT s.backbone, s.spec_id, s.weights
 FROM specs s JOIN embeddings e USING (backbone, spec_id) JOIN images i USING (image_id)
 WHERE i.dataset = ? ORDER BY ALL
 """
+
+
+_FITTED = """
+SELECT DISTINCT backbone, spec_id, weights FROM models WHERE dataset = ? AND split = ? ORDER BY ALL
+"""
+
+
+def fitted_specs(store: Store, dataset: str, split: str, wanted: str = "all") -> dict[str, str] | None:
+    """Return ``{backbone: spec_id}`` of what was fitted on a split; None where nothing was.
+
+    Parameters and errors are those of `stored_specs`.
+    """
+    rows = store.query(_FITTED, [dataset, split]).to_pylist()
+    if not rows:
+        return None
+    return {backbone: spec_id for backbone, (spec_id, _) in _choose(rows, dataset, wanted).items()}
 
 
 def stored_specs(store: Store, dataset: str, wanted: str = "all") -> dict[str, tuple[str, str]]:
@@ -33,7 +49,10 @@ def stored_specs(store: Store, dataset: str, wanted: str = "all") -> dict[str, t
     UsageError
         If a backbone has no vectors, or several specs and none was named.
     """
-    rows = store.query(_SPECS, [dataset]).to_pylist()
+    return _choose(store.query(_SPECS, [dataset]).to_pylist(), dataset, wanted)
+
+
+def _choose(rows: list[dict[str, str]], dataset: str, wanted: str) -> dict[str, tuple[str, str]]:
     names = [name.strip() for name in wanted.split(",")]
     by_id = {row["spec_id"]: row for row in rows}
     chosen = [by_id[name] for name in names if name in by_id]
@@ -43,7 +62,10 @@ def stored_specs(store: Store, dataset: str, wanted: str = "all") -> dict[str, t
         here = (row["spec_id"], row["weights"])
         if found.get(row["backbone"], here) != here:
             several = sorted(r["spec_id"] for r in rows if r["backbone"] == row["backbone"])
-            message = f"{row['backbone']} has vectors of {len(several)} specs: {', '.join(several)}; name one of them"
+            message = (
+                f"{row['backbone']} has {len(several)} specs here: {', '.join(several)}; choose with --backbones, "
+                "which takes spec_ids too"
+            )
             raise UsageError(message)
         found[row["backbone"]] = here
     _check_found(dataset, names, found)
@@ -57,8 +79,8 @@ def _asked(backbone: str, names: list[str]) -> bool:
 def _check_found(dataset: str, names: list[str], found: dict[str, tuple[str, str]]) -> None:
     plain = [name for name in names if name != "all" and name not in {spec_id for spec_id, _ in found.values()}]
     for name in plain:
-        parse_backbones([name])
         if name not in found:
+            parse_backbones([name])
             message = f"{name} has no vectors of {dataset}; run cxr extract --dataset {dataset} --backbones {name}"
             raise UsageError(message)
     if not found:
@@ -66,5 +88,6 @@ def _check_found(dataset: str, names: list[str], found: dict[str, tuple[str, str
         raise UsageError(message)
 
 
-def _catalogue_order(name: str) -> int:
-    return [spec.name for spec in parse_backbones("all")].index(name)
+def _catalogue_order(name: str) -> tuple[int, str]:
+    """Sort by the paper's order; a user's own backbones follow by name."""
+    return (list(CATALOGUE).index(name) if name in CATALOGUE else len(CATALOGUE), name)

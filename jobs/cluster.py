@@ -26,12 +26,15 @@ class Resources:
     cpus, gpus : int
         Totals.
     cpus_per_node : int
-        Of the largest node; a worker asks for no more than one node has.
+        Of the smallest node that has any; a worker asks for no more than one node has.
+    cpu_nodes : int
+        Nodes with a CPU to offer.
     """
 
     cpus: int
     gpus: int
     cpus_per_node: int
+    cpu_nodes: int = 1
 
 
 @contextmanager
@@ -109,5 +112,6 @@ def _resources() -> Resources:
     return Resources(
         cpus=int(sum(n.get("CPU", 0) for n in nodes)),
         gpus=int(sum(n.get("GPU", 0) for n in nodes)),
-        cpus_per_node=int(max((n.get("CPU", 0) for n in nodes), default=0)),
+        cpus_per_node=min((int(n["CPU"]) for n in nodes if n.get("CPU", 0) >= 1), default=0),
+        cpu_nodes=sum(n.get("CPU", 0) >= 1 for n in nodes),
     )

@@ -47,7 +47,7 @@ class Data(_Section):
     dataset: Annotated[str, _by(lambda name: check_name(name, "data set"))]
     path: Path | None = None
     rois: Path | None = None
-    image_column: str | None = None
+    image_column: str = "path"
     patient_column: str | None = None
     labels: str | None = None
     sep: str | None = None
@@ -110,7 +110,7 @@ class Train(_Section):
 
     heads: list[Annotated[str, _by(head_spec)]] = Field(default=["rf"], min_length=1)
     labels: list[str] | None = None
-    seeds: list[int] = Field(default=[0], min_length=1)
+    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(default=[0], min_length=1)
     uncertain: Literal["ones", "zeros", "ignore"] = "ones"
     blank: Literal["zero", "ignore"] = "zero"
 
@@ -138,7 +138,7 @@ class Report(_Section):
 class Experiment(_Section):
     """An experiment: ingest -> extract -> split -> train -> evaluate -> (explain) -> report."""
 
-    name: str
+    name: str = Field(pattern=r"^[a-z0-9_]+$")
     title: str
     data: Data
     extract: Extract

@@ -11,6 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from classifiers.training import Cell, fit_cell, run_cell
+from featurestore.backbones.catalogue import BackboneSpec
 from featurestore.backbones.weights import WeightsRequest
 from featurestore.errors import HarmError
 from featurestore.extraction.maps import feature_maps
@@ -49,8 +50,9 @@ class ExplainRequest:
     ----------
     cell : Cell
         The fitted head; it must explain by trees.
+    backbone : BackboneSpec
+        The cell's.
     weights : WeightsRequest
-        Of the cell's backbone.
     preprocess : str
     size : int
         Pixels.
@@ -59,6 +61,7 @@ class ExplainRequest:
     """
 
     cell: Cell
+    backbone: BackboneSpec
     weights: WeightsRequest
     preprocess: str
     size: int
@@ -125,7 +128,7 @@ def _compute(
     ids = list(uris)
     _, X = store.matrix(cell.spec_id, ids)
     maps = workers.call(
-        feature_maps, cell.backbone, request.weights, request.preprocess, request.size, list(uris.values())
+        feature_maps, request.backbone, request.weights, request.preprocess, request.size, list(uris.values())
     )
     _check_pooling(maps, X)
     head = fit_cell(store, cell)

@@ -8,6 +8,7 @@ from time import perf_counter
 
 import pyarrow as pa
 
+from featurestore.backbones.weights import weights_name
 from featurestore.extraction.plan import Plan, PlannedSpec, make_plan
 from featurestore.extraction.result import RejectedPair, ShardResult, Timing
 from featurestore.extraction.worker_config import WorkerConfig
@@ -50,6 +51,10 @@ class ExtractRequest:
     retry_rejects: bool = False
     shard_images: int = 64
     deadline: float = 1800.0
+
+    def for_the_record(self) -> dict[str, object]:
+        """Return the fields with weights by name: a path says more than a report should."""
+        return asdict(self) | {"weights": weights_name(self.weights, self.backbones)}
 
 
 @dataclass
@@ -105,7 +110,7 @@ def extract(
         If workers keep dying; what was finished is stored.
     """
     store.require_dataset(request.dataset)
-    with record_run(store, "extract", request.dataset, asdict(request)) as run:
+    with record_run(store, "extract", request.dataset, request.for_the_record()) as run:
         timing, start = Timing(), perf_counter()
         with timing.stage("resolve"):
             specs = _resolve(store, request, workers)
@@ -147,7 +152,7 @@ def _plan(store: Store, request: ExtractRequest, specs: list[ResolvedSpec]) -> P
 
 
 def _config(store: Store, request: ExtractRequest, specs: list[ResolvedSpec], run: Run) -> WorkerConfig:
-    backbones = tuple((s.backbone.name, s.request, s.spec.weights_sha256, s.spec.spec_id) for s in specs)
+    backbones = tuple((s.backbone, s.request, s.spec.weights_sha256, s.spec.spec_id) for s in specs)
     return WorkerConfig(store.uri, run.run_id, backbones, request.preprocess, request.size)
 
 

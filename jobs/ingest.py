@@ -24,7 +24,7 @@ class IngestRequest:
     path: Path
     dataset: str | None = None
     rois: Path | None = None
-    image_column: str | None = None
+    image_column: str = "path"
     patient_column: str | None = None
     labels: str | None = None
     sep: str | None = None
@@ -33,6 +33,10 @@ class IngestRequest:
     seed: int = 0
     hospital: Literal["a", "b"] = "a"
     image_format: Literal["png", "dicom"] = "png"
+
+    def for_the_record(self) -> dict[str, object]:
+        """Return the fields without paths: a folder can be named after a patient, and `runs` goes into reports."""
+        return {key: value for key, value in asdict(self).items() if not isinstance(value, Path)}
 
     @property
     def name(self) -> str:
@@ -75,7 +79,7 @@ def ingest(store: Store, request: IngestRequest) -> IngestSummary:
         sep=request.sep,
         labels_csv=request.labels_csv,
     )
-    with record_run(store, "ingest", request.name, asdict(request)) as run:
+    with record_run(store, "ingest", request.name, request.for_the_record()) as run:
         with progress("ingest", source.count(), "images") as bar:
             counts = ingest_source(
                 store, request.name, source, run_id=run.run_id, threads=os.cpu_count() or 1, advance=bar.update

@@ -10,11 +10,11 @@ from time import perf_counter
 from typing import Any
 
 from classifiers.evaluation import Evaluation
-from classifiers.labels import LabelPolicy
+from classifiers.labels import LabelPolicy, check_labels
 from classifiers.splits import make_split
 from classifiers.training import plan_cells
-from featurestore.backbones.catalogue import get_backbone
-from featurestore.backbones.weights import parse_weights
+from featurestore.backbones.catalogue import parse_backbones
+from featurestore.backbones.weights import parse_weights, weights_name
 from featurestore.errors import UsageError
 from featurestore.store import Store
 from jobs.estimate import describe_plan
@@ -85,6 +85,8 @@ class _Experiment:
     def run(self, out: Path) -> RunSummary:
         with self._step("ingest"):
             self._ingest()
+            if self.experiment.train.labels is not None:  # a wrong one must not be found after hours of extraction
+                check_labels(self.store, self._dataset, self.experiment.train.labels)
         with self._step("extract"):
             extracted = self._extract()
         with self._step("split"):
@@ -92,7 +94,7 @@ class _Experiment:
         with self._step("train"):
             trained = self._train(extracted.specs)
         with self._step("evaluate"):
-            evaluation = self._evaluate(extracted.specs)
+            evaluation = self._evaluate(extracted.specs, trained.model_ids)
         with self._step("explain"):
             explanations = self._explain(extracted.specs)
         report = self._report(evaluation, extracted.specs, explanations, out)
@@ -148,7 +150,8 @@ class _Experiment:
         return LabelPolicy(uncertain=asked.uncertain, blank=asked.blank)
 
     def _specs(self, spec_ids: dict[str, str]) -> dict[str, tuple[str, str]]:
-        requests = parse_weights(self.experiment.extract.weights, [get_backbone(name) for name in spec_ids])
+        asked = self.experiment.extract
+        requests = parse_weights(asked.weights, parse_backbones(asked.backbones))
         return {name: (spec_id, requests[name].name) for name, spec_id in spec_ids.items()}
 
     def _train(self, spec_ids: dict[str, str]) -> TrainSummary:
@@ -170,7 +173,7 @@ class _Experiment:
         self.say(f"train: {done.models} models fitted, {done.cached} were stored, {done.failed} failed")
         return done
 
-    def _evaluate(self, spec_ids: dict[str, str]) -> Evaluation:
+    def _evaluate(self, spec_ids: dict[str, str], model_ids: list[str]) -> Evaluation:
         asked = self.experiment.train
         return evaluate(
             self.store,
@@ -181,6 +184,7 @@ class _Experiment:
             labels=asked.labels,
             specs=spec_ids,
             policy=self._policy(),
+            model_ids=model_ids,
         )
 
     def _explain(self, spec_ids: dict[str, str]) -> list[Explanation]:
@@ -197,8 +201,11 @@ class _Experiment:
             seeds=self.experiment.train.seeds[:1],
             policy=self._policy(),
         )[0]
-        weights = parse_weights(extraction.weights, [get_backbone(asked.backbone)])[asked.backbone]
-        request = ExplainRequest(cell, weights, extraction.preprocess, extraction.size, asked.images)
+        backbones = {backbone.name: backbone for backbone in parse_backbones(extraction.backbones)}
+        weights = parse_weights(extraction.weights, list(backbones.values()))[asked.backbone]
+        request = ExplainRequest(
+            cell, backbones[asked.backbone], weights, extraction.preprocess, extraction.size, asked.images
+        )
         found = explain(self.store, request, self.workers, pictures=self.experiment.report.with_images)
         self.say(f"explain: {len(found)} maps of {asked.head} on {asked.backbone} beside their regions of interest")
         return found
@@ -223,4 +230,6 @@ class _Experiment:
 
 def _without_paths(experiment: Experiment) -> dict[str, Any]:
     """Return the experiment as shown in a report: a reader of it has no use for this machine's folders."""
-    return experiment.model_dump(mode="json", exclude={"data": {"path", "rois", "labels_csv"}})
+    shown = experiment.model_dump(mode="json", exclude={"data": {"path", "rois", "labels_csv"}})
+    shown["extract"]["weights"] = weights_name(experiment.extract.weights, experiment.extract.backbones)
+    return shown

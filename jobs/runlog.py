@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from featurestore.errors import StoppedError, UsageError
 from featurestore.store import Store
 
 _LIBRARIES = ("cxrstore", "torch", "timm", "ray", "duckdb", "pyarrow", "deltalake", "scikit-learn", "lightgbm", "numpy")
@@ -77,6 +78,12 @@ def record_run(store: Store, command: str, dataset: str | None, arguments: Mappi
     except KeyboardInterrupt:
         run.status = "interrupted"
         raise
+    except StoppedError:
+        run.status = "stopped"
+        raise
+    except UsageError:
+        run.status = "refused"
+        raise
     except BaseException:
         run.status = "failed"
         raise
@@ -96,4 +103,6 @@ def record_run(store: Store, command: str, dataset: str | None, arguments: Mappi
             "started_at": started,
             "finished_at": utc_now(),
         }
-        store.append("runs", pa.table({name: [value] for name, value in row.items()}))
+        # What was refused did nothing, and must not make a store where there was none.
+        if run.status != "refused":
+            store.append("runs", pa.table({name: [value] for name, value in row.items()}))

@@ -67,7 +67,7 @@ def resolve_specs(
     _check_size(chosen, size)
     requests = parse_weights(weights, chosen)
     described = get_preprocess(preprocess).describe(size)
-    known = _fingerprints(store, requests, workers)
+    known = _fingerprints(store, chosen, requests, workers)
     return [
         ResolvedSpec(b, requests[b.name], ExtractionSpec(b, row["sha256"], described), row["source"], row["labels"])
         for b in chosen
@@ -103,12 +103,14 @@ def _check_size(backbones: Sequence[BackboneSpec], size: int) -> None:
             raise UsageError(message)
 
 
-def _fingerprints(store: Store, requests: dict[str, WeightsRequest], workers: Workers) -> dict[str, dict[str, Any]]:
+def _fingerprints(
+    store: Store, chosen: Sequence[BackboneSpec], requests: dict[str, WeightsRequest], workers: Workers
+) -> dict[str, dict[str, Any]]:
     libraries = json.dumps(made_with(), sort_keys=True)
     found = _cached(store, requests, libraries)
-    missing = {name: request for name, request in requests.items() if name not in found}
+    missing = requests.keys() - found.keys()
     if missing:
-        rows = workers.call(resolve, missing)
+        rows = workers.call(resolve, [(b, requests[b.name]) for b in chosen if b.name in missing])
         found |= {row["backbone"]: row for row in rows}
         _remember(store, rows, requests, libraries)
     return found

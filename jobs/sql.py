@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import re
+import warnings
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -32,7 +35,7 @@ def run_query(store_uri: str, query: str, spec: str | None) -> pa.Table:
     UsageError
         For anything but one read-only statement, and for what DuckDB refuses, with its words.
     """
-    with Store(store_uri).require().connect(spec=spec) as con:
+    with _connect(store_uri, query, spec) as con:
         text = read_only(con, query)
         try:
             rows = con.sql(text).to_arrow_table()
@@ -40,6 +43,18 @@ def run_query(store_uri: str, query: str, spec: str | None) -> pa.Table:
             message = f"SQL: {error}"
             raise UsageError(message) from error
     return _without_decimals(rows.rename_columns(_distinct(rows.column_names)))
+
+
+def _connect(store_uri: str, query: str, spec: str | None) -> duckdb.DuckDBPyConnection:
+    """Open the views, passing on their warnings in one line each, and only those about a view the query names."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        con = Store(store_uri).require().connect(spec=spec)
+    for warning in caught:
+        named = re.search(r"view '(\w+)'", str(warning.message))
+        if named is None or named[1] in query:
+            click.echo(f"Warning: {warning.message}", err=True)
+    return con
 
 
 def _without_decimals(rows: pa.Table) -> pa.Table:
@@ -84,7 +99,8 @@ def write(rows: pa.Table, output_format: str, out: Path | None) -> None:
     try:
         _save(rows, output_format, out)
     except OSError as error:
-        message = f"--out {out}: {error.strerror or error}; name a file in a folder that exists and can be written"
+        what = os.strerror(error.errno) if error.errno else error
+        message = f"--out {out}: {what}; name a file in a folder that exists and can be written"
         raise UsageError(message) from error
 
 

@@ -38,6 +38,8 @@ class TrainSummary:
     seconds : float
     images_read : int
         Always 0: heads are fitted on stored vectors.
+    model_ids : list of str
+        Of every cell that has a model, fitted now or before.
     problems : list of str
         One sentence for each label of a cell that has no model.
     """
@@ -47,6 +49,7 @@ class TrainSummary:
     failed: int
     seconds: float
     images_read: int
+    model_ids: list[str]
     problems: list[str]
 
 
@@ -91,6 +94,7 @@ def _summary(results: Sequence[CellResult], seconds: float) -> TrainSummary:
         failed=len(broken),
         seconds=seconds,
         images_read=0,
+        model_ids=[r.model_row["model_id"][0].as_py() for r in results if r.model_row.num_rows],
         problems=[f"{_name(r.cell)}, {label}: {why}" for r in results for label, why in r.failed.items()],
     )
 

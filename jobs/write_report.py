@@ -8,11 +8,17 @@ from pathlib import Path
 from classifiers.evaluation import evaluate
 from featurestore.errors import UsageError
 from featurestore.store import Store
+from jobs.choose import fitted_specs
 from jobs.report.render import ReportInfo, build_report
 
 
 def write_report(
-    store: Store, out: Path, dataset: str | None = None, split: str | None = None, part: str = "test"
+    store: Store,
+    out: Path,
+    dataset: str | None = None,
+    split: str | None = None,
+    part: str = "test",
+    backbones: str = "all",
 ) -> ReportInfo:
     """Write the HTML report of one data set and split; by default those of the newest evaluation.
 
@@ -22,8 +28,10 @@ def write_report(
         If nothing was evaluated yet, or the names are unknown.
     """
     dataset, split = _newest(store, dataset, split)
-    evaluation = evaluate(store, dataset, split, part)
-    return build_report(store, evaluation, title=f"{dataset}, split {split}", dataset=dataset, split=split, out=out)
+    specs = fitted_specs(store, dataset, split, backbones)
+    evaluation = evaluate(store, dataset, split, part, specs=specs)
+    title = f"{dataset}, split {split}"
+    return build_report(store, evaluation, title=title, dataset=dataset, split=split, out=out, specs=specs)
 
 
 def _newest(store: Store, dataset: str | None, split: str | None) -> tuple[str, str]:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+# Threads that wait must not spin on one of two cores; OpenMP reads this when torch or scikit-learn is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Ray reads these while it is imported.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

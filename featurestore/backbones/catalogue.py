@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from featurestore.dotted import load_attribute
 from featurestore.errors import UsageError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -71,18 +72,40 @@ def get_backbone(name: str) -> BackboneSpec:
 
 
 def parse_backbones(text: str | Sequence[str]) -> list[BackboneSpec]:
-    """Read ``all`` or a comma-separated list of names, in the catalogue's order, each once.
+    """Read ``all`` or a comma-separated list of names and ``module:ATTRIBUTE``, each once.
+
+    Returns
+    -------
+    list of BackboneSpec
+        Those of the catalogue in its order, then a user's own in the order given.
 
     Raises
     ------
     UsageError
-        For an unknown or empty list.
+        For an unknown or empty list, or a dotted path that leads to no `BackboneSpec`.
     """
     names = [n.strip() for n in text.split(",")] if isinstance(text, str) else list(text)
     if names == ["all"]:
         return list(CATALOGUE.values())
-    chosen = {get_backbone(name).name for name in names if name}
+    chosen = {spec.name: spec for name in names if name for spec in [_find(name)]}
     if not chosen:
         message = f"no backbone named; give all, or some of {', '.join(CATALOGUE)}"
         raise UsageError(message)
-    return [spec for name, spec in CATALOGUE.items() if name in chosen]
+    order = [*CATALOGUE, *chosen]
+    return sorted(chosen.values(), key=lambda spec: order.index(spec.name))
+
+
+def _find(name: str) -> BackboneSpec:
+    if ":" not in name:
+        return get_backbone(name)
+    from featurestore.names import check_name  # which itself needs the catalogue
+
+    spec = load_attribute(name, "backbone")
+    if not isinstance(spec, BackboneSpec):
+        message = f"backbone {name!r} is a {type(spec).__name__}; it must be a featurestore BackboneSpec"
+        raise UsageError(message)
+    if CATALOGUE.get(spec.name, spec) != spec:
+        message = f"backbone {name!r} is named {spec.name!r} like another network; give it a name of its own"
+        raise UsageError(message)
+    check_name(spec.name, "backbone")
+    return spec

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from featurestore.backbones.catalogue import BackboneSpec
+from featurestore.backbones.catalogue import BackboneSpec, parse_backbones
 from featurestore.errors import UsageError
 
 _RANDOM = re.compile(r"random:(\d{1,9})")
@@ -25,18 +25,24 @@ class WeightsRequest:
         For ``random``.
     path : str
         Absolute, for ``file``.
+    given : str
+        For ``file``: the last part of the path that was given, so that all files of a folder share a name.
     """
 
     kind: Literal["imagenet", "random", "file"]
     seed: int = 0
     path: str = ""
+    given: str = ""
 
     @property
     def name(self) -> str:
-        """Return how tables name these weights."""
+        """Return how tables name these weights: ``imagenet``, ``random:SEED``, or ``file:`` and a name.
+
+        An ensemble is taken over networks whose weights have one name. No file can be named like another kind.
+        """
         if self.kind == "random":
             return f"random:{self.seed}"
-        return Path(self.path).stem if self.kind == "file" else self.kind
+        return f"file:{self.given}" if self.kind == "file" else self.kind
 
     @property
     def cacheable(self) -> bool:
@@ -76,12 +82,17 @@ def parse_weights(text: str, backbones: list[BackboneSpec]) -> dict[str, Weights
     raise UsageError(message)
 
 
+def weights_name(text: str, backbones: str) -> str:
+    """Return the one name that weights asked for on the command line have in tables (a path is not one)."""
+    return next(iter(parse_weights(text, parse_backbones(backbones)).values())).name
+
+
 def _in_folder(folder: Path, backbone: BackboneSpec) -> WeightsRequest:
     path = folder / f"{backbone.name}.safetensors"
     if not path.is_file():
         message = f"--weights {folder}: no {path.name} in it; add the file, or leave {backbone.name} out of --backbones"
         raise UsageError(message)
-    return WeightsRequest("file", path=str(path))
+    return WeightsRequest("file", path=str(path), given=folder.name)
 
 
 def _single_file(path: Path, backbones: list[BackboneSpec]) -> dict[str, WeightsRequest]:
@@ -91,4 +102,4 @@ def _single_file(path: Path, backbones: list[BackboneSpec]) -> dict[str, Weights
     if len(backbones) != 1:
         message = f"--weights {path.name}: one file serves one backbone, not {len(backbones)}; give --backbones NAME"
         raise UsageError(message)
-    return {backbones[0].name: WeightsRequest("file", path=str(path))}
+    return {backbones[0].name: WeightsRequest("file", path=str(path), given=path.stem)}

@@ -8,20 +8,20 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from featurestore.backbones.catalogue import get_backbone
+from featurestore.backbones.catalogue import BackboneSpec
 from featurestore.backbones.weights import WeightsRequest
 from featurestore.images.decode import read_image
 from featurestore.images.preprocess import get_preprocess
 
 
 def feature_maps(
-    backbone: str, request: WeightsRequest, preprocess: str, size: int, uris: Sequence[str]
+    backbone: BackboneSpec, request: WeightsRequest, preprocess: str, size: int, uris: Sequence[str]
 ) -> NDArray[np.float32]:
     """Return the last feature maps of some images.
 
     Parameters
     ----------
-    backbone : str
+    backbone : BackboneSpec
     request : WeightsRequest
     preprocess : str
     size : int
@@ -38,7 +38,7 @@ def feature_maps(
     from featurestore.backbones.network import load_network
 
     torch.set_num_threads(os.cpu_count() or 1)
-    network = load_network(get_backbone(backbone), request).network.to(memory_format=torch.channels_last)
+    network = load_network(backbone, request).network.to(memory_format=torch.channels_last)
     chosen = get_preprocess(preprocess)
     grey = np.stack([chosen.apply(read_image(uri).pixels, size) for uri in uris])
     with torch.inference_mode():

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
-from featurestore.backbones.catalogue import get_backbone
+from featurestore.backbones.catalogue import BackboneSpec
 from featurestore.backbones.weights import WeightsRequest
 
 
@@ -15,12 +15,12 @@ def made_with() -> dict[str, str]:
     return {name: version(name) for name in ("timm", "torch")}
 
 
-def resolve(requests: Mapping[str, WeightsRequest]) -> list[dict[str, Any]]:
+def resolve(requests: Sequence[tuple[BackboneSpec, WeightsRequest]]) -> list[dict[str, Any]]:
     """Load each backbone's weights once and say what they are.
 
     Parameters
     ----------
-    requests : mapping of backbone name to WeightsRequest
+    requests : sequence of (BackboneSpec, WeightsRequest)
 
     Returns
     -------
@@ -30,9 +30,14 @@ def resolve(requests: Mapping[str, WeightsRequest]) -> list[dict[str, Any]]:
     from featurestore.backbones.network import load_network
 
     rows: list[dict[str, Any]] = []
-    for name, request in requests.items():
-        loaded = load_network(get_backbone(name), request)
+    for backbone, request in requests:
+        loaded = load_network(backbone, request)
         rows.append(
-            {"backbone": name, "sha256": loaded.sha256, "labels": loaded.network.labels, "source": loaded.source}
+            {
+                "backbone": backbone.name,
+                "sha256": loaded.sha256,
+                "labels": loaded.network.labels,
+                "source": loaded.source,
+            }
         )
     return rows

@@ -17,7 +17,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from featurestore.backbones.catalogue import get_backbone
+from featurestore.backbones.catalogue import BackboneSpec
 from featurestore.backbones.network import Network, load_network, run_batch
 from featurestore.backbones.weights import WeightsRequest
 from featurestore.errors import HarmError, ImageRejected
@@ -68,14 +68,17 @@ class Extractor:
         self._pool = ThreadPoolExecutor(config.decode_threads, "decode", initializer=_be_nice)
         start = perf_counter()
         self._networks = {
-            spec_id: self._load(name, request, sha256) for name, request, sha256, spec_id in config.backbones
+            spec_id: self._load(backbone, request, sha256) for backbone, request, sha256, spec_id in config.backbones
         }
         self._load_seconds = perf_counter() - start
 
-    def _load(self, name: str, request: WeightsRequest, expected: str) -> Network:
-        loaded = load_network(get_backbone(name), request)
+    def _load(self, backbone: BackboneSpec, request: WeightsRequest, expected: str) -> Network:
+        loaded = load_network(backbone, request)
         if loaded.sha256 != expected:
-            message = f"weights of {name} changed while the job started ({expected[:12]} became {loaded.sha256[:12]})"
+            message = (
+                f"weights of {backbone.name} changed while the job started ({expected[:12]} became "
+                f"{loaded.sha256[:12]}); start it again once they are settled"
+            )
             raise HarmError(message)
         return loaded.network.to(self._device).to(memory_format=torch.channels_last)
 
@@ -147,13 +150,7 @@ class Extractor:
 
     def _decode(self, item: WorkItem) -> tuple[NDArray[np.uint8], float]:
         start = perf_counter()
-        image = read_image(item.uri)
-        if image.file_hash != item.file_hash:
-            reason = (
-                f"the file's content changed since it was ingested ({item.file_hash[:12]} became "
-                f"{image.file_hash[:12]}); put the old file back, or ingest the new one"
-            )
-            raise ImageRejected("changed", reason, retryable=True)
+        image = read_image(item.uri, expected=item.file_hash)
         return self._preprocess.apply(image.pixels, self._config.size), perf_counter() - start
 
     def _infer(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from featurestore.backbones.catalogue import BackboneSpec
 from featurestore.backbones.weights import WeightsRequest
 
 
@@ -14,7 +15,7 @@ class WorkerConfig:
     Parameters
     ----------
     store_uri, run_id : str
-    backbones : tuple of (backbone name, WeightsRequest, expected sha256, spec_id)
+    backbones : tuple of (BackboneSpec, WeightsRequest, expected sha256, spec_id)
     preprocess : str
     size : int
         Pixels, both sides.
@@ -26,7 +27,7 @@ class WorkerConfig:
 
     store_uri: str
     run_id: str
-    backbones: tuple[tuple[str, WeightsRequest, str, str], ...]
+    backbones: tuple[tuple[BackboneSpec, WeightsRequest, str, str], ...]
     preprocess: str
     size: int
     batch_images: int = 16

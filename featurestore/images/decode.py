@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from featurestore.errors import ImageRejected
 from featurestore.images.depth import DEPTH_RULE, stretch_to_8bit
@@ -41,6 +41,7 @@ COLOUR_SHARE = 0.01
 
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "JPEG2000", "PPM", "WEBP")
 _DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+_PHOTOMETRIC = 262  # TIFF tag PhotometricInterpretation
 _COLOUR_MODES = ("RGB", "RGBA", "RGBX", "P", "PA", "CMYK", "YCbCr")
 
 # Pillow warns above this and refuses above twice this; `_check_size` refuses in between.
@@ -85,13 +86,16 @@ def hash_pixels(pixels: NDArray[np.uint8]) -> str:
     return digest.hexdigest()
 
 
-def read_image(uri: str) -> DecodedImage:
+def read_image(uri: str, expected: str | None = None) -> DecodedImage:
     """Read and decode one image; safe to call from many threads.
 
     Parameters
     ----------
     uri : str
         A file (PNG, JPEG, TIFF, BMP, JPEG 2000, PPM, WebP, DICOM) or ``/abs/file.npz#train/12``.
+
+    expected : str, optional
+        The `DecodedImage.file_hash` it must have; compared before anything is decoded.
 
     Returns
     -------
@@ -101,14 +105,25 @@ def read_image(uri: str) -> DecodedImage:
     ------
     featurestore.errors.ImageRejected
         Whatever is wrong with the file or its content; nothing else is raised for bad content. Stages: ``path``
-        (missing, unreadable; retryable), ``size``, ``colour``, ``decode``.
+        (missing, unreadable; retryable), ``changed`` (not as expected; retryable), ``size``, ``colour``, ``decode``.
     """
     path, mark, row = uri.rpartition("#")
     if mark and path.endswith(".npz"):
-        return _read_npz_row(Path(path), row)
+        return _read_npz_row(Path(path), row, expected)
     data = _read_bytes(Path(uri))
+    file_hash = hashlib.sha256(data).hexdigest()
+    _check_unchanged(file_hash, expected)
     pixels, bits = _decode(data)
-    return _finish(pixels, bits, hashlib.sha256(data).hexdigest())
+    return _finish(pixels, bits, file_hash)
+
+
+def _check_unchanged(found: str, expected: str | None) -> None:
+    if expected is not None and found != expected:
+        reason = (
+            f"the file's content changed since it was ingested ({expected[:12]} became {found[:12]}); put the old file "
+            "back, or ingest the new one"
+        )
+        raise ImageRejected("changed", reason, retryable=True)
 
 
 def _finish(pixels: NDArray[np.uint8], bits: int, file_hash: str) -> DecodedImage:
@@ -116,13 +131,15 @@ def _finish(pixels: NDArray[np.uint8], bits: int, file_hash: str) -> DecodedImag
     return DecodedImage(pixels, bits, file_hash, hash_pixels(pixels), width, height)
 
 
-def _read_npz_row(path: Path, row: str) -> DecodedImage:
+def _read_npz_row(path: Path, row: str, expected: str | None) -> DecodedImage:
     from featurestore.images.npz import read_row
 
     raw = read_row(path, row)
+    file_hash = hashlib.sha256(raw.tobytes()).hexdigest()
+    _check_unchanged(file_hash, expected)
     check_size(raw.shape[1], raw.shape[0])
     pixels = grey_of_colour(raw) if raw.ndim == 3 else raw
-    return _finish(pixels, 8, hashlib.sha256(raw.tobytes()).hexdigest())
+    return _finish(pixels, 8, file_hash)
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -159,7 +176,8 @@ def _decode_raster(data: bytes) -> tuple[NDArray[np.uint8], int]:
             with rejecting(f"cannot decode the {image.format}"):
                 _check_single(image)
                 image.load()
-                return _to_grey(image)
+                pixels, bits = _to_grey(_upright(image))
+                return (255 - pixels if _is_inverted(image) else pixels), bits
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageRejected("size", _too_large(words_of(error))) from error
 
@@ -202,6 +220,16 @@ def _check_single(image: Image.Image) -> None:
     if image.mode not in _DEEP_MODES and any(";16" in raw for raw in rawmodes):
         # Pillow would keep the high byte only, which turns a 12-bit radiograph black
         raise ImageRejected("decode", "16 bits in each of several channels; save it as one 16-bit grey channel")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn the picture as its EXIF data says that it was taken."""
+    return ImageOps.exif_transpose(image)
+
+
+def _is_inverted(image: Image.Image) -> bool:
+    """Return whether a TIFF counts from white (MinIsWhite) and Pillow, which sees to 8 bits only, left it so."""
+    return image.mode in _DEEP_MODES and image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0  # type: ignore[attr-defined]
 
 
 def _to_grey(image: Image.Image) -> tuple[NDArray[np.uint8], int]:

@@ -7,22 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-LABELS = (
-    "No Finding",
-    "Enlarged Cardiomediastinum",
-    "Cardiomegaly",
-    "Lung Opacity",
-    "Lung Lesion",
-    "Edema",
-    "Consolidation",
-    "Pneumonia",
-    "Atelectasis",
-    "Pneumothorax",
-    "Pleural Effusion",
-    "Pleural Other",
-    "Fracture",
-    "Support Devices",
-)
+from featurestore.images.sources.labels import CHEXPERT_LABELS
+
+LABELS = CHEXPERT_LABELS
 """CheXpert's 14 labels in CheXpert's order."""
 
 PARENT = {

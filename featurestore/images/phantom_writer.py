@@ -19,6 +19,7 @@ from featurestore.images.phantom_files import dicom_bytes, png_bytes
 from featurestore.images.phantom_labels import LABELS
 from featurestore.images.phantom_patient import PhantomImage, check_arguments, generate_patient
 from featurestore.images.phantom_plan import Hospital
+from featurestore.images.sources.roi_geometry import encode_mask
 
 Format = Literal["png", "dicom"]
 Progress = Callable[[int, int], None]
@@ -172,19 +173,11 @@ class _Coco:
                     "image_id": number,
                     "category_id": LABELS.index(label) + 1,
                     "iscrowd": 1,  # COCO's word for a segmentation in run lengths
-                    "segmentation": {"size": [height, width], "counts": run_lengths(mask)},
+                    "segmentation": encode_mask(mask),
                     "bbox": _box(mask),
                     "area": int(mask.sum()),
                 }
             )
-
-
-def run_lengths(mask: npt.NDArray[np.bool_]) -> list[int]:
-    """Return COCO's uncompressed run lengths: column by column, zeros first; they sum to the mask's size."""
-    flat = mask.ravel(order="F")
-    turns = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    runs: list[int] = np.diff(turns, prepend=0, append=flat.size).tolist()
-    return [0, *runs] if flat[0] else runs
 
 
 def _box(mask: npt.NDArray[np.bool_]) -> list[int]:

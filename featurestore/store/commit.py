@@ -74,10 +74,11 @@ class Committer:
             landed += there if attempt else 0
             if not pending:
                 return landed
+            self._check_there(pending)
             try:
                 self._commit_through(dt, pending)
             except CommitFailedError:
-                _back_off(attempt)
+                back_off(attempt)
                 continue
             self._known.update(f.path for f in pending)
             return landed + sum(f.rows for f in pending)
@@ -88,11 +89,9 @@ class Committer:
         raise HarmError(message)
 
     def _commit_through(self, dt: DeltaTable, files: list[StagedFile]) -> None:
-        actions: list[AddAction | RemoveAction] = [
-            AddAction(f.path, f.size, f.partition, now_ms(), True, json.dumps({"numRecords": f.rows})) for f in files
-        ]
+        actions: list[AddAction | RemoveAction] = [add_action(file) for file in files]
         app_ids = sorted({"/".join([self._spec.name, *f.partition.values()]) for f in files})
-        transactions = [Transaction(app_id, _next_version(dt, app_id)) for app_id in app_ids]
+        transactions = [Transaction(app_id, next_version(dt, app_id)) for app_id in app_ids]
         dt.create_write_transaction(
             actions,
             "append",
@@ -100,6 +99,17 @@ class Committer:
             list(self._spec.partition_by),
             commit_properties=CommitProperties(max_commit_retries=MAX_ATTEMPTS, app_transactions=transactions),
         )
+
+    def _check_there(self, files: list[StagedFile]) -> None:
+        """Refuse to commit a file this process cannot see: every reader would fail on it."""
+        for staged in files:
+            path = Path(self._absolute(staged.path))
+            if not path.is_file() or path.stat().st_size != staged.size:
+                message = (
+                    f"{staged.path} of {self._spec.name!r} was written elsewhere and is not whole here; a store that "
+                    "several machines write to must lie on a disk they all share"
+                )
+                raise HarmError(message)
 
     def _sift(
         self, live: Sequence[DataFile], pending: list[StagedFile], compared: set[str]
@@ -137,6 +147,12 @@ class Committer:
         return str(Path(self._location.table(self._spec.name)) / path)
 
 
+def add_action(file: StagedFile) -> AddAction:
+    """Return the log entry that makes a staged file part of its table; its only statistic is the number of rows."""
+    statistics = json.dumps({"numRecords": file.rows})
+    return AddAction(file.path, file.size, file.partition, now_ms(), True, statistics)
+
+
 def anti_join(path: str, others: list[str], keys: list[str]) -> pa.Table:
     """Return the rows of the Parquet file ``path`` whose ``keys`` stand in none of the files ``others``.
 
@@ -151,11 +167,13 @@ def anti_join(path: str, others: list[str], keys: list[str]) -> pa.Table:
         ).to_arrow_table()
 
 
-def _next_version(dt: DeltaTable, app_id: str) -> int:
+def next_version(dt: DeltaTable, app_id: str) -> int:
+    """Return the version that the next transaction of ``app_id`` has to carry."""
     version = dt.transaction_version(app_id)
     return 0 if version is None else version + 1
 
 
-def _back_off(attempt: int) -> None:
+def back_off(attempt: int) -> None:
+    """Wait a little, longer after each attempt."""
     # Jitter keeps eight writers that lost together from losing together again.
     time.sleep(random.uniform(0, min(1.0, 0.01 * 2 ** min(attempt, 7))))  # noqa: S311

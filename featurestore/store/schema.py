@@ -68,7 +68,7 @@ _ALL = (
     ),
     TableSpec(
         "rejects",
-        ("dataset", "uri", "stage", "reason", "spec_id"),
+        ("dataset", "uri", "source_key", "image_id", "stage", "reason", "spec_id"),
         _schema(
             dataset=_S,
             uri=_S,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from featurestore.errors import UsageError
 from featurestore.store.catalogue import open_catalogue
@@ -15,6 +16,7 @@ from featurestore.store.commit import Committer
 from featurestore.store.files import conform, stage
 from featurestore.store.location import Location
 from featurestore.store.matrix import Matrix, read_matrix
+from featurestore.store.rewrite import rewrite
 from featurestore.store.schema import TABLES
 from featurestore.store.snapshot import Snapshot, read_snapshot
 
@@ -94,6 +96,20 @@ class Store:
             return 0
         return Committer(self.location, spec).commit(stage(self.location, spec, fresh))
 
+    def relocate(self, uris: Mapping[str, str]) -> None:
+        """Write down where images lie now, by image_id."""
+        moved = pa.table({"image_id": list(uris), "moved_to": list(uris.values())})
+
+        def change(rows: pa.Table) -> pa.Table | None:
+            places = pc.index_in(rows["image_id"], value_set=moved["image_id"].combine_chunks())
+            if places.null_count == rows.num_rows:
+                return None
+            uri = pc.coalesce(moved["moved_to"].take(places), rows["uri"])
+            return rows.set_column(rows.column_names.index("uri"), "uri", uri)
+
+        if uris:
+            rewrite(self.location, TABLES["images"], change)
+
     def connect(self, *, spec: str | None = None, guarded: bool = True) -> duckdb.DuckDBPyConnection:
         """Return a DuckDB connection with read-only views of this moment's snapshot.
 
@@ -122,7 +138,10 @@ class Store:
             If it names nothing, or a backbone with several specs.
         """
         rows = self.query("SELECT backbone, spec_id, n_features FROM specs").to_pylist()
-        matching = [r for r in rows if backbone_or_spec in (r["spec_id"], r["backbone"])]
+        named = [r for r in rows if r["spec_id"] == backbone_or_spec]
+        of_backbone = [r for r in rows if r["backbone"] == backbone_or_spec]
+        # A spec is registered before its first vector is written, and may never get one.
+        matching = named or [r for r in of_backbone if r["spec_id"] in self._specs_with_vectors()] or of_backbone
         if len(matching) == 1:
             row = matching[0]
             return row["backbone"], row["spec_id"], row["n_features"]
@@ -134,6 +153,9 @@ class Store:
         known = sorted({r["backbone"] for r in rows})
         message = f"no backbone or spec {backbone_or_spec!r} here; there is {known or 'nothing: run cxr extract first'}"
         raise UsageError(message)
+
+    def _specs_with_vectors(self) -> set[str]:
+        return {file.partition["spec_id"] for file in self.snapshot("embeddings").files}
 
     def matrix(self, backbone_or_spec: str, ids: Sequence[str] | None = None) -> Matrix:
         """Return stored vectors as one matrix.

@@ -14,15 +14,17 @@ from jobs.cli.output import emit_json
 @click.option("--split", required=True, help="A split made by cxr split.")
 @click.option("--part", type=click.Choice(["test", "val"]), default="test", show_default=True)
 @click.option("--unit", type=click.Choice(["image"]), default="image", show_default=True, help="Unit of analysis.")
+@click.option("--backbones", default="all", show_default=True, help="Backbones or spec_ids with commas between.")
 @json_option
-def command(store_uri: str, dataset: str, split: str, part: str, unit: str, as_json: bool) -> None:
+def command(store_uri: str, dataset: str, split: str, part: str, unit: str, backbones: str, as_json: bool) -> None:
     """Compute AUC with patient-clustered intervals for every fitted head, and for both ensembles over backbones."""
     from featurestore.store import Store
+    from jobs.choose import fitted_specs
     from jobs.evaluate import evaluate, rows_for_json, text_tables
 
     store = Store(store_uri).require()
     store.require_dataset(dataset)
-    evaluation = evaluate(store, dataset, split, part, unit=unit)
+    evaluation = evaluate(store, dataset, split, part, unit=unit, specs=fitted_specs(store, dataset, split, backbones))
     if as_json:
         emit_json(rows_for_json(evaluation))
     else:

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import click
 
+from featurestore.images.sources.registry import KINDS
 from jobs.cli.options import json_option, store_option
 from jobs.cli.output import emit
-
-KINDS = ("nih", "chexpert", "medmnist", "csv", "dicom", "phantom")
 
 
 @click.command("ingest")
@@ -19,7 +18,7 @@ KINDS = ("nih", "chexpert", "medmnist", "csv", "dicom", "phantom")
 @store_option
 @click.option("--dataset", help="Name of the data set [default: the kind's name].")
 @click.option("--rois", type=click.Path(path_type=Path), help="COCO or CheXlocalize JSON, or a folder of mask PNGs.")
-@click.option("--image-column", help="csv: the column of image paths [default: path].")
+@click.option("--image-column", default="path", show_default=True, help="csv: the column of image paths.")
 @click.option("--patient-column", help="csv: the column of patient ids; without it each image is its own patient.")
 @click.option("--labels", help="csv: label columns, with commas between.")
 @click.option("--sep", help="csv: the separator [default: a comma, or a tab in a .tsv].")

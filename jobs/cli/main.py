@@ -57,7 +57,20 @@ def run(arguments: list[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         click.echo("Interrupted. What was committed is kept; the same command goes on from there.", err=True)
         return 130
+    except Exception as error:
+        if not _comes_from_the_store(error):
+            raise
+        click.echo(f"Error: the store or its disk: {type(error).__name__}: {error}", err=True)
+        return 1
     return result if isinstance(result, int) else 0
+
+
+def _comes_from_the_store(error: Exception) -> bool:
+    """Tell a damaged file, a full disk or a missing folder from a bug, without importing the libraries that say so."""
+    return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _STORE_LIBRARIES
+
+
+_STORE_LIBRARIES = {"_internal", "deltalake", "duckdb", "_duckdb"}  # delta-rs calls its errors' module _internal
 
 
 def _asks_for_json(arguments: list[str] | None) -> bool:

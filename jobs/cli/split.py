@@ -13,7 +13,7 @@ from jobs.cli.output import emit
 @dataset_option
 @click.option("--name", required=True, help="Name of the split; it is frozen under it.")
 @click.option("--kind", type=click.Choice(["holdout", "kfold", "official"]), default="holdout", show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
 @click.option("--test", type=float, default=0.2, show_default=True, help="holdout: share of the patients.")
 @click.option("--val", type=float, default=0.1, show_default=True, help="holdout: share of the patients.")
 @click.option("--folds", type=int, default=5, show_default=True, help="kfold: how many.")

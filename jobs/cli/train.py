@@ -17,7 +17,7 @@ from jobs.cli.output import emit
 @click.option("--approach", type=click.Choice(["embeddings"]), default="embeddings", show_default=True)
 @click.option("--heads", default="rf", show_default=True, help="Names with commas between: rf, rf100, extra_trees, ...")
 @click.option("--backbones", default="all", show_default=True, help="Backbones or spec_ids with commas between.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
 @json_option
 def command(
     store_uri: str, dataset: str, split: str, approach: str, heads: str, backbones: str, seed: int, as_json: bool

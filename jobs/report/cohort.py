@@ -136,7 +136,7 @@ def label_table(store: Store, dataset: str, split: str, parts: Sequence[str], fi
         [_label_cells(row, parts, positives) for row in rows],
         [_label_record(row, parts, positives) for row in rows],
         note="By part: images stated positive, and the patients they come from. Uncertain and unmentioned are kept "
-        "here as they are; the AUC table counts them by the experiment’s label policy.",
+        "here as they are; the AUC table counts them by the label policy, which stands under “What was run”.",
     )
 
 

@@ -160,7 +160,8 @@ def _provenance(store: Store, request: Request, facts: _Facts) -> dict[str, Any]
     seeds = {
         f"seed of the {what}": value for what, value in provenance.seeds(store, request.dataset, request.split).items()
     }
-    arguments = {**provenance.flatten(request.experiment), **seeds}
+    policies = provenance.label_policies(store, request.dataset, request.split)
+    arguments = {**provenance.flatten(request.experiment), **seeds, "label policy": policies}
     libraries = provenance.library_versions(facts.runs)
     return {
         "network_table": run_box.network_table(facts.networks),

@@ -147,3 +147,13 @@ def seeds(store: Store, dataset: str, split: str) -> dict[str, str]:
     rows = [r for r in store.query(sql, [dataset, split]).to_pylist() if r["seed"] is not None]
     kinds = sorted({row["what"] for row in rows}, reverse=True)
     return {kind: ", ".join(str(s) for s in sorted(r["seed"] for r in rows if r["what"] == kind)) for kind in kinds}
+
+
+def label_policies(store: Store, dataset: str, split: str) -> str:
+    """Return how uncertain and blank labels were counted, in training and in the truth."""
+    rows = store.query(
+        "SELECT DISTINCT params FROM models WHERE dataset = ? AND split = ?", [dataset, split]
+    ).to_pylist()
+    policies = {json.dumps(json.loads(row["params"])["policy"], sort_keys=True) for row in rows}
+    found = [json.loads(policy) for policy in sorted(policies)]
+    return "; ".join(f"uncertain counts as {p['uncertain']}, blank as {p['blank']}" for p in found)

@@ -18,15 +18,25 @@ _WORD = re.compile(r"[\w.-]+")
 _PATIENT = re.compile(r"(?i)(patients?(?:[ _]?ids?)?\s*[:=]?\s*)['\"]?[\w.-]*\d[\w.-]*['\"]?")
 
 
+# A reject whose cause is gone counts no more: the image was ingested later, or its vector was written in the end.
+_STANDING = """
+(SELECT * FROM rejects r WHERE r.dataset = ?
+ AND NOT (r.image_id IS NULL AND r.stage IN ('path', 'decode', 'size', 'colour', 'duplicate') AND EXISTS (
+     SELECT 1 FROM images i WHERE i.dataset = r.dataset AND i.source_key = r.source_key))
+ AND NOT (r.image_id IS NOT NULL AND r.spec_id IS NOT NULL AND EXISTS (
+     SELECT 1 FROM embeddings e WHERE e.image_id = r.image_id AND e.spec_id = r.spec_id)))
+"""
+
+
 def total(store: Store, dataset: str) -> int:
     """Return how many rejects the data set has."""
-    return int(store.query("SELECT count(*) AS n FROM rejects WHERE dataset = ?", [dataset]).to_pylist()[0]["n"])
+    return int(store.query(f"SELECT count(*) AS n FROM {_STANDING}", [dataset]).to_pylist()[0]["n"])
 
 
 def by_stage(store: Store, dataset: str) -> Table:
     """Return rejects counted by stage."""
-    sql = """
-        SELECT stage, count(*) AS rejects, count(*) FILTER (retryable) AS retryable FROM rejects WHERE dataset = ?
+    sql = f"""
+        SELECT stage, count(*) AS rejects, count(*) FILTER (retryable) AS retryable FROM {_STANDING}
         GROUP BY stage ORDER BY rejects DESC, stage
     """
     rows = store.query(sql, [dataset]).to_pylist()
@@ -41,8 +51,8 @@ def reasons(store: Store, dataset: str) -> Table:
     File names and reasons often carry patient ids (``patient00001/...``, ``00000001_000.png``), so names are left
     out and whatever in a reason could be one is hidden; the store keeps both.
     """
-    sql = """
-        SELECT stage, reason, retryable, uri, source_key FROM rejects WHERE dataset = ?
+    sql = f"""
+        SELECT stage, reason, retryable, uri, source_key FROM {_STANDING}
         ORDER BY stage, uri, reason LIMIT ?
     """
     rows = store.query(sql, [dataset, SHOWN]).to_pylist()

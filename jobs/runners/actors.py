@@ -1,4 +1,4 @@
-"""Ray actors, one pinned to each GPU (or one on the CPU), fed two shards at a time (docs/adr/0004).
+"""Ray actors, one pinned to each GPU (or one on each node without), fed two shards at a time (docs/adr/0004).
 
 An actor runs its shards in the order they were sent. So when it dies, the oldest unfinished one was running: that one
 is halved, until a single image remains that killed its worker twice and is rejected; the others are simply sent again.
@@ -19,10 +19,9 @@ from featurestore.errors import HarmError, StoppedError
 from featurestore.extraction.plan import Shard
 from featurestore.extraction.worker_config import WorkerConfig
 from jobs.cluster import Resources
-from jobs.runners.outcome import Finished, Outcome, Poison
+from jobs.runners.outcome import Finished, Outcome, Poison, search
 
 IN_FLIGHT = 2
-MAX_DEATHS_OF_ONE_IMAGE = 2
 MAX_DEATHS_IN_A_ROW = 20
 _POLL_SECONDS = 1.0
 
@@ -73,7 +72,7 @@ class ActorPool:
         self._options, self._config = _actor_options(config, resources)
         self._again: deque[Shard] = deque()
         self._deaths_in_a_row = 0
-        self._workers = [_Worker(self._start()) for _ in range(max(1, resources.gpus))]
+        self._workers = [_Worker(self._start()) for _ in range(resources.gpus or resources.cpu_nodes)]
 
     def run(self, shards: Iterator[Shard]) -> Iterator[Outcome]:
         """Yield the outcome of every shard.
@@ -129,12 +128,12 @@ class ActorPool:
                 yield Finished(shard, result)
             worker.busy_since = time.monotonic()
         if worker.sent and time.monotonic() - worker.busy_since > self._deadline:
-            ray.kill(worker.actor)
             yield from self._bury(worker, f"no answer in {self._deadline:.0f} s", None)
 
     def _bury(self, worker: _Worker, reason: str, error: RayActorError | None) -> Iterator[Outcome]:
         """Replace a dead worker and search the shard that was running; the others are sent again as they are."""
         self._count_death(error)
+        ray.kill(worker.actor)  # one that is only out of reach would keep its GPU
         _, guilty = worker.sent.popleft()
         self._again.extendleft(shard for _, shard in reversed(worker.sent))
         worker.sent.clear()
@@ -142,11 +141,12 @@ class ActorPool:
         yield from self._search(guilty, reason)
 
     def _search(self, shard: Shard, reason: str) -> Iterator[Outcome]:
-        if len(shard.items) == 1 and shard.deaths + 1 >= MAX_DEATHS_OF_ONE_IMAGE:
+        found = search(shard, reason)
+        if isinstance(found, Poison):
             self._deaths_in_a_row = 0
-            yield Poison(shard, f"its worker failed {shard.deaths + 1} times on this image alone: {reason}")
-            return
-        self._again.extendleft(reversed(shard.halves()))
+            yield found
+        else:
+            self._again.extendleft(reversed(found))
 
     def _count_death(self, error: Exception | None) -> None:
         text = str(error or "")
@@ -165,7 +165,7 @@ class ActorPool:
 def _actor_options(config: WorkerConfig, resources: Resources) -> tuple[dict[str, Any], WorkerConfig]:
     """Return Ray's options for one actor, and the threads that fit them."""
     if resources.cpus < 1:
-        message = "the cluster offers no CPU at the moment; start a worker node, or use --no-ray"
+        message = "the cluster has no CPU for a worker now; start a worker node (min_workers), or use --no-ray"
         raise HarmError(message)
     if resources.gpus:
         cpus = max(1, resources.cpus // resources.gpus)

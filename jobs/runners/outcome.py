@@ -25,3 +25,12 @@ class Poison:
 
 
 Outcome = Finished | Poison
+
+MAX_DEATHS_OF_ONE_IMAGE = 2
+
+
+def search(shard: Shard, reason: str) -> list[Shard] | Poison:
+    """Return where to look for the image that made ``shard`` fail, or that image once it failed twice alone."""
+    if len(shard.items) == 1 and shard.deaths + 1 >= MAX_DEATHS_OF_ONE_IMAGE:
+        return Poison(shard, f"its worker failed {shard.deaths + 1} times on this image alone: {reason}")
+    return shard.halves()

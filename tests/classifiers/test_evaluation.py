@@ -210,7 +210,14 @@ def test_a_failed_cell_leaves_a_row_that_says_why_and_an_ensemble_of_the_others(
     make_split(store, "demo", "s1", test=0.4)
     split = load_split(store, "demo", "s1")
     held = [i for i, part in zip(split.ids, split.parts, strict=True) if part == "test"]
-    rows = {"image_id": held[:1], "dataset": ["demo"], "label": ["Only Test"], "value": pa.array([1], pa.int8())}
+    n = len(split.ids)
+    values = [1 if image_id == held[0] else None for image_id in split.ids]
+    rows = {
+        "image_id": split.ids,
+        "dataset": ["demo"] * n,
+        "label": ["Only Test"] * n,
+        "value": pa.array(values, pa.int8()),
+    }
     store.append("labels", pa.table(rows))
     train(planted, "s1", labels=["Edema", "Only Test"], specs={"vgg16": planted.specs["vgg16"]})
     train(planted, "s1", labels=["Edema"], specs={"xception": planted.specs["xception"]})
@@ -240,3 +247,15 @@ def test_metrics_are_written_once(trained):
     row = one(stored, backbone="vgg16", label="Edema", fold=1)
     wanted = one(evaluation.rows, backbone="vgg16", label="Edema", fold=1)
     assert (row["value"], row["lo"], row["n"], row["metric"]) == (wanted["auc"], wanted["auc_lo"], wanted["n"], "auc")
+
+
+def test_named_fits_are_evaluated_and_no_newer_ones(planted):
+    """A later fit over more labels must not slip into an experiment that asked for its own."""
+    make_split(planted.store, "demo", "s1", test=0.4)
+    own = train(planted, "s1", ["rf100"], labels=["Edema", "Fracture"])
+    ids = [result.model_row["model_id"][0].as_py() for result in own]
+    asked = {"labels": ["Edema", "Fracture"], "heads": ["rf100"]}
+    before = evaluate(planted.store, "demo", "s1", model_ids=ids, **asked).rows
+    train(planted, "s1", ["rf100"])
+    assert evaluate(planted.store, "demo", "s1", model_ids=ids, **asked).rows == before
+    assert evaluate(planted.store, "demo", "s1", **asked).rows != before

@@ -43,11 +43,13 @@ def test_policies(store, uncertain, blank, expected):
 
 def test_rows_and_columns_come_in_the_order_asked_for(store):
     matrix = label_matrix(store, "tiny", ["b", "a"], ["Zebra", "Edema", "Apple"])
-    np.testing.assert_array_equal(matrix, [[0, 0, 0], [1, 1, 0]])
+    np.testing.assert_array_equal(matrix, [[np.nan, 0, np.nan], [1, 1, 0]])
 
 
-def test_a_label_without_a_row_counts_as_blank(store):
-    assert np.isnan(label_matrix(store, "tiny", ["d"], ["Zebra"], LabelPolicy(blank="ignore"))).all()
+def test_a_label_without_a_row_is_not_known_under_any_policy(store):
+    """Its text was rejected at ingest: counting it as absent would make a negative out of a typing error."""
+    for blank in ("zero", "ignore"):
+        assert np.isnan(label_matrix(store, "tiny", ["d"], ["Zebra"], LabelPolicy(blank=blank))).all()
 
 
 def test_labels_stand_in_chexpert_order_then_alphabetically_and_all_null_ones_are_not_offered(store):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from featurestore.errors import UsageError
+from featurestore.errors import StoppedError, UsageError
 from featurestore.store import Store
 from jobs.extract import ExtractRequest, extract, plan
 from jobs.ingest import IngestRequest, ingest
@@ -164,3 +165,66 @@ def test_requests_that_cannot_be_met(ingested: Store, change: dict[str, object],
     with pytest.raises(UsageError, match=words):
         extract(ingested, replace(REQUEST, **change), HERE)  # type: ignore[arg-type]
     assert _pairs(ingested) == []
+
+
+def test_a_file_that_was_only_half_there_can_be_retried(ingested: Store, tmp_path: Path) -> None:
+    _add_images(ingested, tmp_path, 1)
+    whole = (tmp_path / "new0.png").read_bytes()
+    (tmp_path / "new0.png").write_bytes(whole[: len(whole) // 2])
+    assert extract(ingested, REQUEST, HERE).rejected == 1
+    (tmp_path / "new0.png").write_bytes(whole)
+    retried = extract(ingested, replace(REQUEST, retry_rejects=True), HERE)
+    assert (retried.written, retried.rejected) == (1, 0)
+
+
+def test_two_links_to_one_broken_file_are_two_rejects(ingested: Store, tmp_path: Path) -> None:
+    _add_images(ingested, tmp_path, 1)
+    (tmp_path / "link.png").symlink_to("new0.png")
+    (tmp_path / "more.csv").write_text("path\nlink.png\n")
+    ingest(ingested, IngestRequest("csv", tmp_path / "more.csv", dataset="demo"))
+    (tmp_path / "new0.png").write_bytes(b"")
+    done = extract(ingested, REQUEST, HERE)
+    assert (done.rejected, done.lost) == (2, 0)
+
+
+def test_without_ray_too_a_bad_image_is_found_by_halving(ingested: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    from featurestore.extraction import worker
+
+    bad = ingested.query("SELECT image_id FROM images ORDER BY image_id LIMIT 1 OFFSET 3")["image_id"][0].as_py()
+    (uri,) = ingested.query("SELECT uri FROM images WHERE image_id = ?", [bad])["uri"].to_pylist()
+    pixels = np.asarray(Image.open(uri).convert("L").resize((32, 32), Image.Resampling.BILINEAR))
+    real = worker.run_batch
+
+    def fail_on_it(network: object, grey: np.ndarray, device: object) -> object:
+        if any((one == pixels).all() for one in grey):
+            message = "CUDA error: an illegal instruction was encountered"
+            raise RuntimeError(message)
+        return real(network, grey, device)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(worker, "run_batch", fail_on_it)
+    done = extract(ingested, REQUEST, HERE)
+    assert (done.rejected, done.lost) == (1, 0)
+    (reject,) = ingested.query("SELECT image_id, stage, reason, retryable FROM rejects").to_pylist()
+    assert (reject["image_id"], reject["stage"], reject["retryable"]) == (bad, "model", True)
+    assert "failed 2 times on this image alone: RuntimeError: CUDA error" in reject["reason"]
+
+
+def test_a_run_says_how_it_ended(ingested: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(_plan: object) -> None:
+        message = "workers failed 21 times in a row"
+        raise StoppedError(message)
+
+    with pytest.raises(StoppedError):
+        extract(ingested, REQUEST, HERE, announce=stop)
+    with pytest.raises(UsageError):
+        extract(ingested, replace(REQUEST, size=1), HERE)
+    rows = ingested.query("SELECT status FROM runs WHERE command = 'extract'").to_pylist()
+    assert rows == [{"status": "stopped"}]  # what was refused did nothing and is not on record
+
+
+def test_a_folder_named_after_a_patient_stays_out_of_the_record(tmp_path: Path, phantom_folder: Path) -> None:
+    named = tmp_path / "Doe_Jane_1950"
+    shutil.copytree(phantom_folder, named)
+    store = Store(tmp_path / "store")
+    ingest(store, IngestRequest("csv", named / "phantom.csv", dataset="demo"))
+    assert "Doe" not in str(store.query("SELECT * FROM runs").to_pylist())

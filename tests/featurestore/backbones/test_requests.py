@@ -35,7 +35,18 @@ def test_weights_are_parsed(tmp_path: Path) -> None:
     assert parse_weights("random:7", SEVEN[:1]) == {"densenet121": WeightsRequest("random", seed=7)}
     assert parse_weights("imagenet", SEVEN)["vgg19"].kind == "imagenet"
     vgg16 = [CATALOGUE["vgg16"]]
-    assert parse_weights(str(file), vgg16) == parse_weights(str(tmp_path), vgg16)
+    (one,), (folder,) = parse_weights(str(file), vgg16).values(), parse_weights(str(tmp_path), vgg16).values()
+    assert one.path == folder.path == str(file)
+    assert (one.name, folder.name) == ("file:vgg16", f"file:{tmp_path.name}")
+
+
+def test_no_file_can_be_taken_for_another_kind_of_weights(tmp_path: Path) -> None:
+    for name in ("imagenet", "random:0"):
+        file = tmp_path / f"{name}.safetensors"
+        file.touch()
+        (request,) = parse_weights(str(file), SEVEN[:1]).values()
+        assert request.name == f"file:{name}"
+        assert not request.cacheable
 
 
 @pytest.mark.parametrize(
@@ -79,3 +90,23 @@ def test_spec_id_is_stable_and_starts_with_a_letter() -> None:
 )
 def test_whatever_changes_the_vector_changes_the_spec(changes: dict[str, object]) -> None:
     assert _spec(**changes).spec_id != _spec().spec_id
+
+
+def test_a_backbone_of_ones_own_is_found_by_its_dotted_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = "from featurestore.backbones.catalogue import BackboneSpec as B\n"
+    text += (
+        "MINE = B('mine', 'test_byobnet', 256)\nVGG = B('vgg16', 'vgg16', 1)\nTABLE = B('images', 'vgg16', 1)\nN = 3\n"
+    )
+    (tmp_path / "own_backbones.py").write_text(text)
+    assert [b.name for b in parse_backbones("own_backbones:MINE,vgg19")] == ["vgg19", "mine"]
+    for attribute, words in {
+        "VGG": "'vgg16' like another network; give it a name of its own",
+        "TABLE": "that is the name of a view",
+        "N": "is a int; it must be a featurestore BackboneSpec",
+        "NONE": "module 'own_backbones' has no 'NONE'",
+    }.items():
+        with pytest.raises(UsageError, match=words):
+            parse_backbones(f"own_backbones:{attribute}")
+    with pytest.raises(UsageError, match="module 'nowhere_at_all' cannot be imported"):
+        parse_backbones("nowhere_at_all:X")

@@ -333,3 +333,31 @@ def test_pneumoniamnist_has_5827_contents(shared_data: Path) -> None:
     hashes = [read_image(f"{uri}{part}/{index}").pixel_hash for part, rows in parts for index in range(rows)]
     assert len(hashes) == 5856
     assert len(set(hashes)) == 5827
+
+
+@pytest.mark.parametrize("photometric", [0, 1])
+def test_a_16_bit_tiff_that_counts_from_white_is_inverted(tmp_path: Path, photometric: int) -> None:
+    ramp = np.linspace(0, 65535, 400).astype(np.uint16).reshape(20, 20)
+    uri = save(tmp_path / "ramp.tiff", Image.fromarray(ramp), tiffinfo={262: photometric})
+    pixels = read_image(uri).pixels
+    assert pixels[0, 0] == (255 if photometric == 0 else 0)
+    assert pixels[-1, -1] == (0 if photometric == 0 else 255)
+
+
+def test_a_photograph_is_turned_as_its_exif_data_says(tmp_path: Path) -> None:
+    picture = np.zeros((20, 40), np.uint8)
+    picture[:, :20] = 200
+    exif = Image.Exif()
+    exif[274] = 6  # the camera was held on its side: turn clockwise to see it upright
+    pixels = read_image(save(tmp_path / "x.png", Image.fromarray(picture), exif=exif)).pixels
+    np.testing.assert_array_equal(pixels, np.rot90(picture, -1))
+
+
+def test_content_is_compared_before_it_is_decoded(tmp_path: Path) -> None:
+    uri = save(tmp_path / "x.png", Image.fromarray(np.zeros((20, 20), np.uint8)))
+    expected = read_image(uri).file_hash
+    assert read_image(uri, expected=expected).file_hash == expected
+    Path(uri).write_bytes(Path(uri).read_bytes()[:30])
+    with pytest.raises(ImageRejected, match="content changed since it was ingested") as caught:
+        read_image(uri, expected=expected)
+    assert (caught.value.stage, caught.value.retryable) == ("changed", True)

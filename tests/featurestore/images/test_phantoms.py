@@ -29,7 +29,6 @@ from featurestore.images.phantom_labels import LABELS, PARENT, PRIORS, read_labe
 from featurestore.images.phantom_patient import _masks, render
 from featurestore.images.phantom_plan import Patient, Shot, generator, plan_patient
 from featurestore.images.phantom_vessels import grow_vessels
-from featurestore.images.phantom_writer import run_lengths
 from featurestore.images.phantoms import MASK_FRACTION, PhantomImage, generate_patient, write_phantoms
 
 FRONTAL, LATERAL = ("PA", "AP"), ("LATERAL",)
@@ -354,15 +353,6 @@ def test_regions_are_coco_run_lengths(png_folder: Path) -> None:
         assert mask[y + h - 1].any()
         assert mask[:, x].any()
         assert mask[:, x + w - 1].any()
-
-
-@given(st.integers(1, 9), st.integers(1, 9), st.randoms(use_true_random=False))
-def test_run_lengths_round_trip(height: int, width: int, random: object) -> None:
-    mask = np.array([[random.random() < 0.5 for _ in range(width)] for _ in range(height)])  # type: ignore[attr-defined]
-    counts = run_lengths(mask)
-    assert sum(counts) == mask.size
-    assert all(counts[1:])
-    np.testing.assert_array_equal(_decode({"size": [height, width], "counts": counts}), mask)
 
 
 def test_more_patients_leave_the_first_ones_as_they_are(png_folder: Path, tmp_path: Path) -> None:

@@ -93,6 +93,16 @@ def test_ids_of_digits_stay_text(con):
     assert con.sql("SELECT count(*) FROM embeddings WHERE spec_id = '12'").fetchall() == [(0,)]
 
 
+@pytest.mark.parametrize("guarded", [True, False])
+def test_where_every_id_is_of_digits_they_stay_text_too(store, vector_rows, spec_row, guarded):
+    store.append("specs", spec_row("vgg16", "12", 1))
+    store.append("embeddings", vector_rows(["a"], [[1]], spec_id="12"))
+    with store.connect(guarded=guarded) as con:
+        assert con.sql("SELECT spec_id, typeof(spec_id) FROM embeddings").fetchall() == [("12", "VARCHAR")]
+        assert con.sql("SELECT spec_id FROM vgg16 JOIN specs USING (spec_id)").fetchall() == [("12",)]
+    assert store.matrix("12")[0] == ["a"]
+
+
 def test_the_embeddings_view_holds_all_backbones(con):
     query = (
         "SELECT backbone, count(*), min(len(embedding)), max(len(embedding)) FROM embeddings GROUP BY ALL ORDER BY 1"
