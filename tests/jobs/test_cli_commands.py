@@ -22,6 +22,8 @@ import jobs.experiment
 from featurestore.images.sources.labels import CHEXPERT_LABELS
 from featurestore.store import Store
 
+pytestmark = pytest.mark.slow  # the whole of it; `make test` runs it, `make test-fast` does not
+
 FIELDS = {
     "ingest": {"dataset", "images", "labels", "rois", "rejected", "seconds"},
     "plan": {"pending_pairs", "pending_by_backbone", "images_to_decode", "bytes", "hours"},

@@ -26,6 +26,8 @@ from jobs.ingest import IngestRequest, ingest
 from jobs.train import TrainRequest, train
 from jobs.workers import Workers
 
+pytestmark = pytest.mark.slow  # the whole of it; `make test` runs it, `make test-fast` does not
+
 LABELS = ["Cardiomegaly", "Lung Opacity", "Support Devices"]
 SIZE = 64  # a grid of 2 x 2
 NETWORK = get_backbone("densenet121")

@@ -21,6 +21,8 @@ from jobs.extract import ExtractRequest, extract, plan
 from jobs.ingest import IngestRequest, ingest
 from jobs.workers import Workers
 
+pytestmark = pytest.mark.slow  # the whole of it; `make test` runs it, `make test-fast` does not
+
 HERE = Workers(use_ray=False)
 REQUEST = ExtractRequest("demo", backbones="densenet121", weights="random:0", size=32, shard_images=8)
 

@@ -31,6 +31,8 @@ from jobs.report.arms import arms, best_ensemble
 from jobs.report.provenance import Network, networks, runs
 from jobs.report.render import ReportInfo, build_report
 
+pytestmark = pytest.mark.slow  # the whole of it; `make test` runs it, `make test-fast` does not
+
 EVIL = "<script>alert('x')</script>"
 BACKBONES = {"densenet121": 12, "vgg16": 8}
 _WORKERS = json.dumps([{"device": "cuda", "runtime": "eager", "pid": str(pid)} for pid in (1, 2)])

@@ -16,6 +16,8 @@ from featurestore.backbones.network import fingerprint, load_network, run_batch
 from featurestore.backbones.weights import WeightsRequest
 from featurestore.errors import UsageError
 
+pytestmark = pytest.mark.slow  # the whole of it; `make test` runs it, `make test-fast` does not
+
 SIZE = 96
 _PAPER = {
     "densenet121": 1024,
