@@ -35,7 +35,7 @@ def _reject(store: Store, image_id: str, spec_id: str | None, *, retryable: bool
         "uri": [image_id],
         "image_id": [image_id],
         "stage": ["model"],
-        "reason": ["x"],
+        "reason": [f"retryable: {retryable}"],  # part of the key: a reject is stored once
         "retryable": [retryable],
         "spec_id": pa.array([spec_id], pa.string()),
     }
