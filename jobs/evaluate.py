@@ -46,7 +46,7 @@ def text_tables(evaluation: Evaluation) -> str:
         [
             f"Mean AUC over labels with at least 10 positive patients, part {evaluation.part}:",
             _table(macro, ("head", "backbone", "weights", "ensemble", "seed", "auc", "n", "fit_seconds", "note")),
-            "AUC by label, simple average of the backbones, with patient-clustered 95 % intervals:",
+            "AUC by label, simple average of the backbones" + _about_intervals(evaluation),
             _table(
                 labels,
                 ("head", "label", "seed", "auc", "auc_lo", "auc_hi", "n", "n_positive", "n_positive_patients", "note"),
@@ -54,6 +54,12 @@ def text_tables(evaluation: Evaluation) -> str:
             *evaluation.notes,
         ]
     )
+
+
+def _about_intervals(evaluation: Evaluation) -> str:
+    if any(row["fold"] is not None for row in evaluation.rows):
+        return ", mean over the folds (no interval: folds are not independent):"
+    return ", with patient-clustered 95 % intervals:"
 
 
 def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,8 @@ def _random(spec: BackboneSpec, request: WeightsRequest) -> tuple[Network, str]:
 
 
 def _imagenet(spec: BackboneSpec, request: WeightsRequest) -> tuple[Network, str]:
+    # Without a network the hub's client retries for half a minute, with a warning for each try.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         model = timm.create_model(spec.timm_name, pretrained=True, num_classes=0)
     except Exception as error:  # the hub's client raises its own, httpx's and requests' errors
