@@ -61,6 +61,7 @@ def ray_cluster(address: str | None = None) -> Iterator[Resources]:
             ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
         else:
             ray.init(
+                address="local",  # without it a Ray that somebody else runs on this machine would be joined
                 num_cpus=os.cpu_count(),
                 include_dashboard=False,
                 log_to_driver=False,

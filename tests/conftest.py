@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# On shared cores one example in a thousand is slow for no reason of ours.
+settings.register_profile("cxrstore", parent=settings.default, deadline=None)
+settings.load_profile("cxrstore")
 
 # Threads that wait must not spin on one of two cores; OpenMP reads this when torch or scikit-learn is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -31,6 +31,7 @@ TWO_CPUS = Resources(cpus=2, gpus=0, cpus_per_node=2)
 @pytest.fixture(scope="module", autouse=True)
 def _cluster() -> Iterator[None]:
     ray.init(
+        address="local",
         num_cpus=2,
         num_gpus=2,
         include_dashboard=False,
