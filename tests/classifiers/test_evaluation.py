@@ -14,6 +14,8 @@ from classifiers.splits import load_split, make_split
 from classifiers.training import commit_cells, plan_cells, run_cell
 from featurestore.errors import UsageError
 
+pytestmark = pytest.mark.slow  # the whole of it; `make test` runs it, `make test-fast` does not
+
 FIELDS = {"approach", "head", "backbone", "weights", "ensemble", "label", "part", "auc", "auc_lo", "auc_hi", "n"} | {
     "n_positive",
     "n_positive_patients",

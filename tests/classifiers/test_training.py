@@ -13,6 +13,8 @@ from classifiers.splits import load_split, make_split
 from classifiers.training import cell_id, commit_cells, fit_cell, plan_cells, run_cell
 from featurestore.errors import UsageError
 
+pytestmark = pytest.mark.slow  # the whole of it; `make test` runs it, `make test-fast` does not
+
 VGG = {"vgg16": ("svgg16", "random:7")}
 
 
