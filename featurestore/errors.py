@@ -31,7 +31,8 @@ class ImageRejected(CxrError):
     Parameters
     ----------
     stage : str
-        Where it happened: ``path``, ``decode``, ``colour``, ``size``, ``label``, ``duplicate``, ``changed``, ``model``.
+        Where it happened: ``path``, ``decode``, ``colour``, ``size``, ``label``, ``row``,
+        ``roi``, ``duplicate``, ``changed``, ``forgotten``, ``model``.
     reason : str
         One sentence for a person.
     retryable : bool

@@ -18,7 +18,9 @@ from featurestore.images.decode import DecodedImage, read_image
 from featurestore.images.records import ImageRecord, Reject, Source
 from featurestore.names import check_name
 from featurestore.store import Store
+from featurestore.store.lease import writing
 from featurestore.store.schema import TABLES
+from featurestore.store.tombstones import Tombstones
 
 BATCH_RECORDS = 2000
 _AHEAD = 64
@@ -74,11 +76,12 @@ def ingest(
     check_name(dataset, "data set")
     counts = IngestCounts()
     settled = 0
-    with ThreadPoolExecutor(threads, "ingest") as pool:
+    with writing(store.location, "an ingest"), ThreadPoolExecutor(threads, "ingest") as pool:
+        forgotten = Tombstones.of(store, dataset)
         records = source.records()
         decoded = _decode_ahead(pool, records)
         while batch := list(islice(decoded, BATCH_RECORDS)):
-            _Batch(store, dataset, run_id, batch).write(counts)
+            _Batch(store, dataset, run_id, batch, forgotten).write(counts)
             settled += len(batch)
             advance(len(batch))
     if not settled:
@@ -127,23 +130,44 @@ class _Batch:
         dataset: str,
         run_id: str,
         items: list[tuple[ImageRecord, DecodedImage | ImageRejected] | Reject],
+        forgotten: Tombstones,
     ) -> None:
         self._store, self._dataset, self._run_id = store, dataset, run_id
         self._now = datetime.now(UTC).replace(tzinfo=None)
-        self._rejects = [item for item in items if isinstance(item, Reject)]
+        self._tombstones, self._forgotten = forgotten, 0
+        self._rejects: list[Reject] = []
         self._usable: dict[str, tuple[ImageRecord, DecodedImage]] = {}
         for item in items:
-            if not isinstance(item, Reject):
+            if isinstance(item, Reject):
+                self._sort_reject(item)
+            else:
                 self._sort(*item)
 
+    def _sort_reject(self, reject: Reject) -> None:
+        stones = self._tombstones
+        if stones.hold("source", reject.source_key) or stones.hold("patient", reject.patient_id):
+            self._forgotten += 1
+        else:
+            self._rejects.append(reject)
+
     def _sort(self, record: ImageRecord, image: DecodedImage | ImageRejected) -> None:
-        if isinstance(image, ImageRejected):
+        if self._was_forgotten(record, image):
+            self._forgotten += 1
+        elif isinstance(image, ImageRejected):
             self._reject(record, image.stage, image.reason, retryable=image.retryable)
         else:
             self._usable[image_id(self._dataset, record.source_key, image.file_hash)] = (record, image)
 
+    def _was_forgotten(self, record: ImageRecord, image: DecodedImage | ImageRejected) -> bool:
+        stones = self._tombstones
+        if stones.hold("patient", record.patient_id) or stones.hold("source", record.source_key):
+            return True
+        if isinstance(image, ImageRejected):
+            return False
+        return stones.hold("image", image_id(self._dataset, record.source_key, image.file_hash))
+
     def _reject(self, record: ImageRecord, stage: str, reason: str, *, retryable: bool = False) -> None:
-        self._rejects.append(Reject(record.uri, record.source_key, stage, reason, retryable))
+        self._rejects.append(Reject(record.uri, record.source_key, stage, reason, retryable, record.patient_id))
 
     def write(self, counts: IngestCounts) -> None:
         """Append what is new, and count what is there."""
@@ -154,10 +178,11 @@ class _Batch:
         self._append("rois", rois)
         self._append("images", [self._image_row(key, *item) for key, item in self._usable.items()])
         self._append("rejects", [self._reject_row(reject) for reject in self._rejects])
+        self._append("rejects", [self._forgotten_row()] if self._forgotten else [])
         counts.images += len(self._usable)
         counts.labels += len(labels)
         counts.rois += len(rois)
-        counts.rejected += len(self._rejects)
+        counts.rejected += len(self._rejects) + self._forgotten
 
     def _append(self, table: str, rows: list[dict[str, Any]]) -> None:
         if rows:
@@ -177,7 +202,7 @@ class _Batch:
             changed = [c for c in _IDENTITY if before[c] != new[c]]
             if changed:
                 del self._usable[key]
-                what = ", ".join(f"{c} {_short(before[c])} became {_short(new[c])}" for c in changed)
+                what = ", ".join(_change(c, before[c], new[c]) for c in changed)
                 reason = f"{record.source_key} is stored with other facts: {what}; ingest it under another --dataset"
                 self._reject(record, "changed", reason)
         # The same image in another folder: what is stored about it holds, and it must be found there from now on.
@@ -244,8 +269,27 @@ class _Batch:
     def _reject_row(self, reject: Reject) -> dict[str, Any]:
         return asdict(reject) | {"dataset": self._dataset, "run_id": self._run_id, "rejected_at": self._now}
 
+    def _forgotten_row(self) -> dict[str, Any]:
+        # One for all of them, and without a key or a place: it must not bring back what was forgotten.
+        reason = "it was forgotten by cxr forget and stays out; ingest it under another --dataset if that was a mistake"
+        return {
+            "dataset": self._dataset,
+            "stage": "forgotten",
+            "reason": reason,
+            "retryable": False,
+            "run_id": self._run_id,
+            "rejected_at": self._now,
+        }
+
 
 _IDENTITY = ("image_id", "patient_id", "study_id", "view", "sex", "official_part")
+
+
+def _change(column: str, before: object, new: object) -> str:
+    # Reasons are not searched when somebody is forgotten: they never say who it is, nor who it was.
+    if column in ("patient_id", "study_id"):
+        return f"{column} became another"
+    return f"{column} {_short(before)} became {_short(new)}"
 
 
 def _short(value: object) -> str:

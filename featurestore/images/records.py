@@ -83,8 +83,10 @@ class Reject:
     stage : str
         See `featurestore.errors.ImageRejected`.
     reason : str
-        One sentence.
+        One sentence, without a patient's or study's id: `cxr forget` does not search it.
     retryable : bool
+    patient_id : str or None
+        Whose it is, where the source says; `cxr forget` finds it by this.
     """
 
     uri: str
@@ -92,6 +94,7 @@ class Reject:
     stage: str
     reason: str
     retryable: bool = False
+    patient_id: str | None = None
 
 
 class Source(Protocol):

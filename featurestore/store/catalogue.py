@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from featurestore.errors import UsageError
 from featurestore.store.engine import open_memory
+from featurestore.store.location import Location
 from featurestore.store.schema import TABLES, TableSpec
 from featurestore.store.snapshot import Snapshot
 
@@ -18,6 +19,8 @@ _DUCKDB_TYPES = {
     "string": "VARCHAR", "float": "FLOAT", "double": "DOUBLE", "int8": "TINYINT", "int16": "SMALLINT",
     "int32": "INTEGER", "int64": "BIGINT", "bool": "BOOLEAN", "timestamp[us]": "TIMESTAMP",
 }  # fmt: skip
+
+_BACKBONE_COLUMNS = "image_id, spec_id, run_id, runtime, embedding"
 
 
 def open_catalogue(
@@ -42,7 +45,7 @@ def open_catalogue(
     UsageError
         If ``spec`` names no stored spec.
     """
-    con = open_memory()
+    con = open_memory(_location(snapshots, guarded))
     show = _show_arrow if guarded else _show_files
     for name, snapshot in snapshots.items():
         if snapshot.files:
@@ -50,10 +53,15 @@ def open_catalogue(
         else:
             _show_nothing(con, TABLES[name])
     if backbones:
-        _create_backbone_views(con, spec)
+        _create_backbone_views(con, spec, snapshots["embeddings"] if guarded else None)
     if guarded:
         _lock(con)
     return con
+
+
+def _location(snapshots: Mapping[str, Snapshot], guarded: bool) -> Location | None:
+    # What is guarded gets no filesystem: its rows come in through Arrow.
+    return None if guarded else next((snapshot.location for snapshot in snapshots.values()), None)
 
 
 def _show_nothing(con: duckdb.DuckDBPyConnection, table: TableSpec) -> None:
@@ -86,7 +94,7 @@ def _show_arrow(con: duckdb.DuckDBPyConnection, table: TableSpec, snapshot: Snap
     con.from_arrow(open_dataset(table, snapshot)).create_view(table.name)
 
 
-def _create_backbone_views(con: duckdb.DuckDBPyConnection, spec: str | None) -> None:
+def _create_backbone_views(con: duckdb.DuckDBPyConnection, spec: str | None, vectors: Snapshot | None) -> None:
     specs: dict[str, dict[str, int]] = {}
     rows: list[tuple[Any, ...]] = con.execute("SELECT backbone, spec_id, n_features FROM specs").fetchall()
     for backbone, spec_id, n_features in rows:
@@ -97,18 +105,32 @@ def _create_backbone_views(con: duckdb.DuckDBPyConnection, spec: str | None) -> 
         raise UsageError(message)
     for backbone, by_spec in sorted(specs.items()):
         chosen = {spec: by_spec[spec]} if spec in by_spec else by_spec
-        _create_backbone_view(con, backbone, chosen)
+        if len(chosen) > 1:
+            message = (
+                f"view {backbone!r} mixes {len(chosen)} specs ({', '.join(sorted(chosen))}); choose one with --spec"
+            )
+            warnings.warn(message, stacklevel=4)
+        mine = vectors.limited(backbone=[backbone], spec_id=chosen) if vectors else None
+        if mine and mine.files and len(set(chosen.values())) == 1:
+            _create_arrow_backbone_view(con, backbone, mine, next(iter(chosen.values())))
+        else:
+            _create_backbone_view(con, backbone, chosen)
+
+
+def _create_arrow_backbone_view(con: duckdb.DuckDBPyConnection, name: str, mine: Snapshot, n_features: int) -> None:
+    # Arrow hands vectors of fixed length over as they are; DuckDB's own cast to them copies every one.
+    from featurestore.store.dataset import open_dataset
+
+    dataset = open_dataset(TABLES["embeddings"], mine, n_features)
+    con.from_arrow(dataset).project(_BACKBONE_COLUMNS).create_view(name)
 
 
 def _create_backbone_view(con: duckdb.DuckDBPyConnection, backbone: str, specs: dict[str, int]) -> None:
-    if len(specs) > 1:
-        message = f"view {backbone!r} mixes {len(specs)} specs ({', '.join(sorted(specs))}); choose one with --spec"
-        warnings.warn(message, stacklevel=5)
     lengths = set(specs.values())
     vector = f"embedding::FLOAT[{lengths.pop()}] AS embedding" if len(lengths) == 1 else "embedding"
     # Both columns are partitions: the filter skips the files of other backbones unread.
     wanted = f"backbone = {_quoted(backbone)} AND spec_id IN ({', '.join(map(_quoted, specs))})"
-    columns = f"image_id, spec_id, run_id, runtime, {vector}"
+    columns = _BACKBONE_COLUMNS.replace("embedding", vector)
     con.execute(f'CREATE VIEW "{backbone}" AS SELECT {columns} FROM embeddings WHERE {wanted}')
 
 

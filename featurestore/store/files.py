@@ -7,16 +7,15 @@ an orphan that the next vacuum removes.
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from featurestore.store.checksums import checked_name
 from featurestore.store.location import Location
 from featurestore.store.schema import TableSpec
 
@@ -108,17 +107,27 @@ def _check_hive(column: str, value: str | None) -> None:
 
 def _write(location: Location, spec: TableSpec, rows: pa.Table, values: dict[str, str]) -> StagedFile:
     folder = "".join(f"{column}={values[column]}/" for column in spec.partition_by)
-    relative = f"{folder}part-{uuid.uuid4().hex}.parquet"
-    target = Path(location.table(spec.name)) / relative
-    target.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(rows, target, **writer_properties(rows.schema))
-    return StagedFile(relative, target.stat().st_size, rows.num_rows, values)
+    content = pa.BufferOutputStream()
+    pq.write_table(rows, content, **writer_properties(rows.schema))
+    buffer = content.getvalue()
+    relative = f"{folder}{checked_name(buffer)}"
+    location.write_bytes(f"{spec.name}/{relative}", buffer)
+    return StagedFile(relative, buffer.size, rows.num_rows, values)
 
 
 def discard(location: Location, spec: TableSpec, files: list[StagedFile]) -> None:
     """Remove staged files that will not be committed."""
     for staged in files:
-        (Path(location.table(spec.name)) / staged.path).unlink(missing_ok=True)
+        location.remove(f"{spec.name}/{staged.path}")
+
+
+def read_parquet(location: Location, path: str, columns: list[str] | None = None) -> pa.Table:
+    """Return the rows of one file; ``path`` as `Location` takes it."""
+    # Read ahead only where a read is a request.
+    with pq.ParquetFile(
+        location.inside(path), filesystem=location.filesystem(), pre_buffer=not location.is_local
+    ) as file:
+        return file.read(columns=columns)
 
 
 def now_ms() -> int:

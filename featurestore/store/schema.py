@@ -68,12 +68,13 @@ _ALL = (
     ),
     TableSpec(
         "rejects",
-        ("dataset", "uri", "source_key", "image_id", "stage", "reason", "spec_id"),
+        ("dataset", "uri", "source_key", "image_id", "patient_id", "stage", "reason", "spec_id"),
         _schema(
             dataset=_S,
             uri=_S,
             source_key=_S,
             image_id=_S,
+            patient_id=_S,
             stage=_S,
             reason=_S,
             retryable=pa.bool_(),
@@ -101,16 +102,19 @@ _ALL = (
     ),
     TableSpec(
         "weights",
-        ("name", "backbone", "sha256"),
+        # A registered name is taken once for all; a fingerprint that is only remembered carries its hash twice.
+        ("name", "backbone", "remembered"),
         _schema(
             name=_S,
             backbone=_S,
+            remembered=_S,
             variant=_S,
             sha256=_S,
             labels=pa.list_(_S),
             source=_S,
             licence=_S,
             preprocess=_S,
+            trained_on=_S,
             made_with=_S,
             created_at=_TIME,
         ),
@@ -242,6 +246,11 @@ _ALL = (
             started_at=_TIME,
             finished_at=_TIME,
         ),
+    ),
+    TableSpec(
+        "tombstones",
+        ("dataset", "kind", "salt", "hash"),
+        _schema(dataset=_S, kind=_S, salt=_S, hash=_S, created_at=_TIME),
     ),
 )
 

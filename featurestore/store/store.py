@@ -14,6 +14,7 @@ from featurestore.errors import UsageError
 from featurestore.store.catalogue import open_catalogue
 from featurestore.store.commit import Committer
 from featurestore.store.files import conform, stage
+from featurestore.store.lease import writing
 from featurestore.store.location import Location
 from featurestore.store.matrix import Matrix, read_matrix
 from featurestore.store.rewrite import rewrite
@@ -27,7 +28,8 @@ class Store:
     Parameters
     ----------
     uri : str or Path
-        The root folder. It need not exist yet; the first append makes it.
+        The root: a folder, or ``s3://bucket/prefix`` with the usual ``AWS_*`` variables set. It need not exist yet, but
+        a bucket must; the first append makes it.
 
     Examples
     --------
@@ -94,7 +96,8 @@ class Store:
         fresh = _first_of_each_key(conform(rows, spec), spec.key)
         if fresh.num_rows == 0:
             return 0
-        return Committer(self.location, spec).commit(stage(self.location, spec, fresh))
+        with writing(self.location):
+            return Committer(self.location, spec).commit(stage(self.location, spec, fresh))
 
     def relocate(self, uris: Mapping[str, str]) -> None:
         """Write down where images lie now, by image_id."""
@@ -178,7 +181,8 @@ class Store:
             If an image has no vector; says how many.
         """
         backbone, spec_id, n_features = self.resolve_spec(backbone_or_spec)
-        return read_matrix(self.snapshot("embeddings").paths(backbone=[backbone], spec_id=[spec_id]), n_features, ids)
+        paths = self.snapshot("embeddings").paths(backbone=[backbone], spec_id=[spec_id])
+        return read_matrix(self.location, paths, n_features, ids)
 
 
 def _first_of_each_key(rows: pa.Table, key: tuple[str, ...]) -> pa.Table:

@@ -165,6 +165,30 @@ def test_another_identity_under_the_same_key_is_rejected(store, records, change)
     assert f"{next(iter(change))} " in reject["reason"]
 
 
+def test_a_reject_says_whose_it_is_and_its_reason_does_not(store, records, tmp_path):
+    first, second, third = (replace(r, patient_id=f"person-{i}") for i, r in enumerate(records))
+    take(store, [first])
+    Path(second.uri).write_bytes(b"broken")
+    by_source = Reject("rows.csv#7", "climbs.png", "path", "it climbs out of its folder", patient_id="person-3")
+    moved = replace(first, patient_id="person-4", study_id="person-4/study1")
+    take(store, [moved, second, replace(third, labels={"Edema": 1}), by_source])
+    rejects = {row["source_key"]: row for row in stored(store, "rejects")}
+    assert {key: row["patient_id"] for key, row in rejects.items()} == {
+        "one.png": "person-4", "two.png": "person-1", "climbs.png": "person-3",
+    }  # fmt: skip
+    assert "patient_id became another, study_id became another" in rejects["one.png"]["reason"]
+    assert "person-" not in str([row["reason"] for row in rejects.values()])
+
+
+def test_a_rejected_thing_of_somebody_forgotten_stays_out(store, records):
+    from featurestore.store.tombstones import bury
+
+    bury(store, "demo", [("patient", "person-0")])
+    hers = Reject("rows.csv#7", "climbs.png", "path", "it climbs out of its folder", patient_id="person-0")
+    assert take(store, [records[0], hers]).rejected == 1
+    assert {row["stage"] for row in stored(store, "rejects")} == {"forgotten"}
+
+
 def test_a_label_that_contradicts_the_stored_one_is_rejected_and_the_stored_is_kept(store, records):
     take(store, records[:1])
     counts = take(store, [replace(records[0], labels={"Edema": 0, "Fracture": None, "Mass": 1})])
@@ -317,3 +341,33 @@ def test_a_folder_that_moved_is_found_at_its_new_place(store, records, tmp_path)
     assert {row["uri"] for row in after} == {record.uri for record in moved}
     without = [{key: value for key, value in row.items() if key != "uri"} for row in before]
     assert [{key: value for key, value in row.items() if key != "uri"} for row in after] == without
+
+
+def test_the_forgotten_do_not_come_back_and_leave_no_trace(store, records, tmp_path, find_words):
+    from featurestore.store.tombstones import bury
+
+    first, second, *others = [replace(r, patient_id=f"person-{i}") for i, r in enumerate(records)]
+    with_one_more = png(tmp_path, "later.png", 99)
+    bury(store, "demo", [("patient", "person-0"), ("source", second.source_key)])
+    broken = replace(
+        with_one_more, uri=str(tmp_path / "gone-of-0.png"), source_key="gone-of-0.png", patient_id="person-0"
+    )
+    refused = Reject(str(tmp_path / second.source_key), second.source_key, "path", "twice")
+    counts = ingest(store, "demo", Listed((first, second, *others, broken, refused)), run_id="r")
+    assert (counts.images, counts.rejected) == (len(others), 4)
+    (row,) = stored(store, "rejects")
+    assert (row["stage"], row["uri"], row["source_key"], row["image_id"]) == ("forgotten", None, None, None)
+    assert "forgotten by cxr forget" in row["reason"]
+    words = ("person-0", second.source_key, "gone-of-0")
+    assert find_words(Path(store.uri), words) == {word: [] for word in words}
+    elsewhere = ingest(store, "elsewhere", Listed((first, second)), run_id="r")
+    assert (elsewhere.images, elsewhere.rejected) == (2, 0)
+
+
+def test_an_image_that_was_forgotten_is_known_by_its_content_too(store, records):
+    from featurestore.store.tombstones import bury
+
+    ingest(store, "first", Listed((records[0],)), run_id="r")
+    file_hash = stored(store, "images")[0]["file_hash"]
+    bury(store, "demo", [("image", image_id("demo", records[0].source_key, file_hash))])
+    assert ingest(store, "demo", Listed(tuple(records)), run_id="r").images == len(records) - 1

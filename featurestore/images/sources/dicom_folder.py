@@ -78,7 +78,8 @@ class DicomSource:
             used.add(row.key)
             yield replace(record, labels=row.labels)
             for problem in row.problems:
-                yield Reject(record.uri, key, "label", f"line {row.line}: {problem}")
+                reason = f"line {row.line}: {problem}"
+                yield Reject(record.uri, key, "label", reason, patient_id=record.patient_id)
         yield from table.unused(used) if table else []
 
     def _files(self) -> Iterator[str]:

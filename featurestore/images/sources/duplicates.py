@@ -83,16 +83,16 @@ def _digest(text: str) -> bytes:
 def _duplicate(table: Path, item: Parsed) -> Reject:
     key = item.record.source_key
     reason = f"line {item.line} contradicts another row for {key!r}; none of them is trusted, keep one"
-    return Reject(f"{table}#{item.line}", key, "duplicate", reason)
+    return Reject(f"{table}#{item.line}", key, "duplicate", reason, patient_id=item.record.patient_id)
 
 
 def _place(table: Path, item: Parsed, locate: Callable[[str], Path]) -> Iterator[ImageRecord | Reject]:
-    key = item.record.source_key
+    key, patient = item.record.source_key, item.record.patient_id
     try:
         uri = str(locate(key))
     except ImageRejected as error:
-        yield Reject(f"{table}#{item.line}", key, error.stage, error.reason, error.retryable)
+        yield Reject(f"{table}#{item.line}", key, error.stage, error.reason, error.retryable, patient)
         return
     yield replace(item.record, uri=uri)
     for problem in item.problems:
-        yield Reject(uri, key, "label", f"line {item.line}: {problem}")
+        yield Reject(uri, key, "label", f"line {item.line}: {problem}", patient_id=patient)

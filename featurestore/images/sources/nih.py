@@ -103,7 +103,7 @@ def _read_boxes(path: Path) -> tuple[dict[str, tuple[Roi, ...]], list[Reject]]:
             try:
                 roi = _box(fields)
             except ValueError as error:
-                rejects.append(Reject(where, fields[0], "roi", f"line {reader.line_num}: {error}"))
+                rejects.append(Reject(where, normal_key(fields[0]), "roi", f"line {reader.line_num}: {error}"))
             else:
                 boxes[normal_key(fields[0])] += (roi,)
     return dict(boxes), rejects

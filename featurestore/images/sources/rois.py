@@ -73,16 +73,26 @@ class WithRois:
     def records(self) -> Iterator[ImageRecord | Reject]:
         """Yield the wrapped source's records with their regions, then a reject for each region left over."""
         known = self._regions.by_image
-        records = (item for item in self._source.records() if isinstance(item, ImageRecord))
-        matches = Counter(name for record in records for name in _names(record.source_key) if name in known)
+        fitting = self._fitting()
+        matches = Counter({name: len(images) for name, images in fitting.items()})
         for item in self._source.records():
             if isinstance(item, ImageRecord):
                 names = (name for name in _names(item.source_key) if matches[name] == 1)
-                yield replace(item, rois=item.rois + tuple(roi for name in names for roi in known[name]))
+                yield replace(item, rois=item.rois + tuple(roi for name in names for roi in known.get(name, ())))
             else:
                 yield item
-        yield from self._regions.rejects
-        yield from self._left_over(matches)
+        for reject in [*self._regions.rejects, *self._left_over(matches)]:
+            yield _with_owner(reject, fitting.get(normal_key(reject.source_key), []))
+
+    def _fitting(self) -> dict[str, list[ImageRecord]]:
+        """Return the images, without labels and regions, that each name of the file fits."""
+        wanted = self._regions.by_image.keys() | {normal_key(reject.source_key) for reject in self._regions.rejects}
+        fitting: dict[str, list[ImageRecord]] = defaultdict(list)
+        for item in self._source.records():
+            if isinstance(item, ImageRecord):
+                for name in _names(item.source_key).keys() & wanted:
+                    fitting[name].append(ImageRecord(item.source_key, item.uri, item.patient_id))
+        return fitting
 
     def _left_over(self, matches: Counter[str]) -> Iterator[Reject]:
         for name, rois in self._regions.by_image.items():
@@ -91,6 +101,14 @@ class WithRois:
                 labels = ", ".join(sorted({roi.label for roi in rois}))
                 reason = f"{found}: {name!r} ({len(rois)} regions: {labels}); expected the image's path or file name"
                 yield Reject(str(self._regions.path), name, "roi", reason)
+
+
+def _with_owner(reject: Reject, images: list[ImageRecord]) -> Reject:
+    """Say which image a region is of, and whose, where its name tells: `cxr forget` searches keys and patients."""
+    if len(images) == 1:
+        return replace(reject, source_key=images[0].source_key, patient_id=images[0].patient_id)
+    people = {image.patient_id for image in images}
+    return replace(reject, patient_id=people.pop()) if len(people) == 1 else reject
 
 
 def _names(source_key: str) -> dict[str, None]:

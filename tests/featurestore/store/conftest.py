@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from featurestore.store import Store
+from featurestore.store.files import StagedFile, conform, stage
+from featurestore.store.schema import TABLES
 
 
 @dataclass(frozen=True)
@@ -48,22 +52,65 @@ class Raw:
         return rows
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    """Return an empty store at a path that tempts every layer to quote it wrongly."""
-    return Store(tmp_path / "a store's 100% größe")
+TEMPTING = "a store's 100% größe"
+"""A name that tempts every layer to quote it wrongly."""
+
+
+@pytest.fixture(scope="session", params=["local", pytest.param("s3", marks=pytest.mark.slow)])
+def new_root(request, tmp_path_factory) -> Callable[[], str]:
+    """Return a function that makes up a place for a store: what uses it runs on a folder and on S3."""
+    if request.param == "local":
+        return lambda: str(tmp_path_factory.mktemp("store") / TEMPTING)
+    bucket = request.getfixturevalue("s3_bucket")
+    return lambda: f"s3://{bucket}/{uuid.uuid4().hex}/x=1/{TEMPTING}"
 
 
 @pytest.fixture
-def raw(store: Store) -> Callable[[str], Raw]:
-    """Return a function from a table's name to its raw folder."""
-    return lambda table: Raw(Path(store.uri) / table)
+def root(new_root: Callable[[], str]) -> str:
+    """Return a place for a store, local and on S3."""
+    return new_root()
+
+
+@pytest.fixture
+def store(root: str) -> Store:
+    """Return an empty store, local and on S3."""
+    return Store(root)
 
 
 @pytest.fixture(scope="session")
-def raw_at() -> Callable[[Store, str], Raw]:
+def folder_of(request, tmp_path_factory) -> Callable[[Store], Path]:
+    """Return a function from a store to a local folder with its files of this moment.
+
+    Objects on S3 are fetched anew at each call, by a client that is not ours; where there are none there is no folder.
+    """
+
+    def look(store: Store) -> Path:
+        if not store.uri.startswith("s3://"):
+            return Path(store.uri)
+        bucket, _, prefix = store.uri.removeprefix("s3://").partition("/")
+        folder = tmp_path_factory.getbasetemp() / "mirror" / hashlib.sha256(store.uri.encode()).hexdigest()[:16]
+        shutil.rmtree(folder, ignore_errors=True)
+        client = request.getfixturevalue("s3_client")
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/"):
+            for item in page.get("Contents", []):
+                target = folder / item["Key"].removeprefix(f"{prefix}/")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                client.download_file(bucket, item["Key"], str(target))
+        return folder
+
+    return look
+
+
+@pytest.fixture
+def raw(store: Store, raw_at: Callable[[Store, str], Raw]) -> Callable[[str], Raw]:
+    """Return a function from a table's name to its raw folder."""
+    return lambda table: raw_at(store, table)
+
+
+@pytest.fixture(scope="session")
+def raw_at(folder_of: Callable[[Store], Path]) -> Callable[[Store, str], Raw]:
     """Return a function from any store and a table's name to its raw folder."""
-    return lambda store, table: Raw(Path(store.uri) / table)
+    return lambda store, table: Raw(folder_of(store) / table)
 
 
 @pytest.fixture(scope="session")
@@ -130,3 +177,15 @@ def python() -> Callable[..., subprocess.Popen[str]]:
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     return start
+
+
+@pytest.fixture
+def staged(store, vector_rows) -> Callable[..., list[StagedFile]]:
+    """Return a function that stages vectors for a range of image numbers."""
+
+    def make(numbers: range, spec_id: str = "s1") -> list[StagedFile]:
+        X = np.full((len(numbers), 3), numbers.start, np.float32)
+        rows = vector_rows([f"i{k:03d}" for k in numbers], X, spec_id=spec_id)
+        return stage(store.location, TABLES["embeddings"], conform(rows, TABLES["embeddings"]))
+
+    return make

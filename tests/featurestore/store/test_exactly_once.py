@@ -5,11 +5,10 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from threading import Barrier
 from typing import Any
 
-import numpy as np
+import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
@@ -18,7 +17,7 @@ import featurestore.store.commit as commit_module
 from featurestore.errors import HarmError
 from featurestore.store import Store
 from featurestore.store.commit import Committer
-from featurestore.store.files import StagedFile, conform, stage
+from featurestore.store.files import StagedFile
 from featurestore.store.schema import TABLES
 
 EMBEDDINGS = TABLES["embeddings"]
@@ -34,18 +33,6 @@ class Interrupted(Committer):
         self.attempts += 1
         self.meanwhile()
         super()._commit_through(dt, files)
-
-
-@pytest.fixture
-def staged(store, vector_rows) -> Callable[..., list[StagedFile]]:
-    """Return a function that stages vectors for a range of image numbers."""
-
-    def make(numbers: range, spec_id: str = "s1") -> list[StagedFile]:
-        X = np.full((len(numbers), 3), numbers.start, np.float32)
-        rows = vector_rows([f"i{k:03d}" for k in numbers], X, spec_id=spec_id)
-        return stage(store.location, EMBEDDINGS, conform(rows, EMBEDDINGS))
-
-    return make
 
 
 def _ids(rows: list[dict[str, Any]]) -> list[str]:
@@ -233,4 +220,26 @@ def test_a_store_is_a_folder_of_plain_files(store, raw, label_rows):
     """What a commit names exists, and nothing outside the table's folder was written."""
     Store(store.uri).append("labels", label_rows(["a"]))
     assert all(file.is_file() for file in raw("labels").files())
-    assert [path.name for path in Path(store.uri).iterdir()] == ["labels"]
+    assert [path.name for path in raw("labels").folder.parent.iterdir()] == ["labels"]
+
+
+def test_a_writer_behind_others_of_its_partition_conflicts_whatever_its_version(store, raw, staged):
+    """delta-rs compares no versions: what matters is that the app_id was used since."""
+    committer = Interrupted(store.location, EMBEDDINGS)
+    Committer(store.location, EMBEDDINGS).commit(staged(range(1), "s2"))
+    theirs = iter([staged(range(5))])
+    other = Committer(store.location, EMBEDDINGS)
+    committer.meanwhile = lambda: [other.commit(files) for files in theirs]
+    assert committer.commit(staged(range(3, 8))) == 3
+    assert committer.attempts == 2
+    assert _ids(raw("embeddings").rows()) == sorted([*_numbers(range(8)), "i000"])
+
+
+def test_others_rows_between_look_and_commit_are_left_out_where_the_images_are_known(store, raw, staged):
+    images = pa.array([f"i{k:03d}" for k in range(15)])
+    committer = Interrupted(store.location, EMBEDDINGS, images=images)
+    other = Committer(store.location, EMBEDDINGS)
+    theirs = iter([staged(range(10))])
+    committer.meanwhile = lambda: [other.commit(files) for files in theirs]
+    assert committer.commit(staged(range(5, 15))) == 5
+    assert _ids(raw("embeddings").rows()) == _numbers(range(15))

@@ -132,9 +132,9 @@ ALLOWED = [
 
 
 @pytest.fixture(scope="module")
-def attacked(tmp_path_factory, label_rows):
+def attacked(new_root, label_rows):
     """Return a store, and the names an attack may use; one for all, as none may change it."""
-    store = Store(tmp_path_factory.mktemp("attacked") / "a store's 100% größe")
+    store = Store(new_root())
     store.append("labels", label_rows(["a", "b"]))
     store.append("images", pa.table({"image_id": ["a", "b"]}))
     # Where DuckDB's own scratch would be: a folder that a spilling connection may read and write.
@@ -158,12 +158,16 @@ def con(attacked):
 
 
 @pytest.fixture
-def unharmed(attacked, checksums):
+def unharmed(attacked, checksums, folder_of):
     """Hold that an attack changes no byte of the store and leaves nothing beside it."""
     store, names = attacked
-    before = {folder: checksums(Path(folder)) for folder in (store.uri, names["folder"])}
+
+    def look() -> list[dict[str, str]]:
+        return [checksums(folder) for folder in (folder_of(store), Path(names["folder"]))]
+
+    before = look()
     yield
-    assert {folder: checksums(Path(folder)) for folder in before} == before
+    assert look() == before
 
 
 @pytest.mark.parametrize("sql", REFUSED_STATEMENTS)

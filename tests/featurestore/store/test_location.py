@@ -84,14 +84,25 @@ def test_a_path_that_delta_would_read_as_another_is_refused(tmp_path, name):
         Store(tmp_path / name)
 
 
+@pytest.mark.parametrize("place", ["backbone=x/store", "a/spec_id=1"])
+@pytest.mark.parametrize("start", ["/data", "s3://bucket"])
+def test_a_path_that_would_be_read_as_a_partition_is_refused(start, place):
+    """Every row would have that value: rows asked for by their own would not be found, in silence."""
+    words = r"a folder named (backbone|spec_id)=\.\.\. above the store would be read as the column"
+    with pytest.raises(UsageError, match=words):
+        Store(f"{start}/{place}")
+
+
 def test_an_unknown_home_is_refused():
     with pytest.raises(UsageError, match=r"store '~nobody-here/x': .*; write the folder out"):
         Store("~nobody-here/x")
 
 
 def test_another_scheme_is_refused():
-    with pytest.raises(UsageError, match=r"store 's3://bucket/x': only local folders are served so far"):
-        Store("s3://bucket/x")
+    with pytest.raises(
+        UsageError, match=r"store 'gs://bucket/x': give a folder such as ./store, or s3://bucket/prefix"
+    ):
+        Store("gs://bucket/x")
 
 
 def test_a_file_is_refused(tmp_path):
@@ -116,3 +127,11 @@ def test_an_unknown_data_set_is_named_with_those_there_are(tmp_path):
     with pytest.raises(UsageError, match=r"no data set 'x' in the store at .*; it has one, two"):
         store.require_dataset("x")
     store.require_dataset("one")
+
+
+def test_sizes_come_in_order_and_none_where_there_is_no_file(store):
+    for k in (1, 2, 3):
+        store.location.write_bytes(f"labels/{k}", bytes(k))
+    paths = ["labels/3", "labels/none", "labels/1", f"{store.uri}/labels/2"]
+    assert store.location.sizes(paths) == [3, None, 1, 2]
+    assert store.location.sizes([]) == []

@@ -9,7 +9,10 @@ import pyarrow as pa
 import pytest
 
 from featurestore.errors import HarmError, UsageError
+from featurestore.store.location import Location
 from featurestore.store.matrix import read_matrix
+
+HERE = Location("/")
 
 
 @pytest.fixture
@@ -78,21 +81,21 @@ def _vectors(path: Path, ids: list[str], vectors: list[list[float] | None]) -> s
 def test_vectors_that_do_not_fit_their_spec_are_harm(tmp_path, vectors, words):
     path = _vectors(tmp_path / "file.parquet", ["a", "b"], vectors)
     with pytest.raises(HarmError, match=words):
-        read_matrix([path], 2)
+        read_matrix(HERE, [path], 2)
 
 
 @pytest.mark.parametrize("vectors", [[[1.0, 2.0], None], [None, None]])
 def test_a_vector_that_is_null_is_harm(tmp_path, vectors):
     with pytest.raises(HarmError, match=r"[12] of 2 vectors are not of length 2"):
-        read_matrix([_vectors(tmp_path / "file.parquet", ["a", "b"], vectors)], 2)
+        read_matrix(HERE, [_vectors(tmp_path / "file.parquet", ["a", "b"], vectors)], 2)
 
 
 def test_two_vectors_of_one_image_are_harm(tmp_path):
     paths = [_vectors(tmp_path / f"{k}.parquet", ["a", f"b{k}"], [[1.0], [2.0]]) for k in range(2)]
     with pytest.raises(HarmError, match=r"1 images have more than one vector for this spec"):
-        read_matrix(paths, 1, ["a"])
+        read_matrix(HERE, paths, 1, ["a"])
 
 
 def test_a_file_without_rows_adds_none(tmp_path):
     paths = [_vectors(tmp_path / "0.parquet", [], []), _vectors(tmp_path / "1.parquet", ["a"], [[1.0]])]
-    assert read_matrix(paths, 1)[1].tolist() == [[1.0]]
+    assert read_matrix(HERE, paths, 1)[1].tolist() == [[1.0]]

@@ -42,3 +42,15 @@ def test_twenty_processes_that_read_the_store_all_exit_0(store, vector_rows, spe
     assert [process.returncode for process in done] == [0] * 20, [process.stderr for process in done]
     assert {process.stdout.strip() for process in done} == {"2500 3 (2500, 64) 160000.0"}
     assert {process.stderr for process in done} == {""}
+
+
+BAR = """
+from featurestore.store.engine import open_memory
+open_memory().sql("SELECT current_setting('enable_progress_bar')").show()
+"""
+
+
+def test_a_long_query_draws_no_bar_on_stdout(python):
+    """DuckDB draws one where Python runs no script, as here."""
+    out, errors = python(BAR).communicate(timeout=60)
+    assert "false" in out, errors

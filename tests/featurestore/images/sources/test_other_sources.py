@@ -139,7 +139,7 @@ def test_dicom_folder(tmp_path: Path) -> None:
 def test_dicom_labels_by_uid_path_or_name(tmp_path: Path) -> None:
     folder = tmp_path / "dicoms"
     for number in range(1, 6):
-        write_dicom(folder / f"sub/{number}.dcm", f"1.{number}")
+        write_dicom(folder / f"sub/{number}.dcm", f"1.{number}", PatientID=f"p{number}")
     labels = tmp_path / "labels.csv"
     labels.write_text("Image,A,B\n1.1,1,0\nsub/2.dcm,0,odd\n3.dcm,-1,\n4,1,1\n4,0,1\n9.dcm,1,1\n")
     records, rejects = split(DicomSource(folder, labels))
@@ -150,6 +150,7 @@ def test_dicom_labels_by_uid_path_or_name(tmp_path: Path) -> None:
         ("label", "9.dcm"),
         ("label", "sub/2.dcm"),
     ]
+    assert {r.source_key: r.patient_id for r in rejects} == {"4": None, "9.dcm": None, "sub/2.dcm": "p2"}
     only_a, _ = split(make_source("dicom", folder, labels_csv=labels, labels=("A",)))
     assert dict(only_a[1].labels) == {"A": 0}
     with pytest.raises(UsageError, match="no column 'C'; columns found: Image, A, B"):

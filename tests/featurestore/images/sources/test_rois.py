@@ -24,14 +24,14 @@ class Listed:
 
     name = "listed"
 
-    def __init__(self, *keys: str) -> None:
-        self.keys = keys
+    def __init__(self, *keys: str, patients: dict[str, str] | None = None) -> None:
+        self.keys, self.patients = keys, patients or {}
 
     def count(self) -> int:
         return len(self.keys)
 
     def records(self) -> Any:
-        return (ImageRecord(key, f"/data/{key}") for key in self.keys)
+        return (ImageRecord(key, f"/data/{key}", self.patients.get(key)) for key in self.keys)
 
 
 def roi(kind: str, geometry: Any, width: int = 10, height: int = 8) -> Roi:
@@ -217,6 +217,24 @@ def test_regions_find_their_images_and_the_left_over_are_rejected(tmp_path: Path
         "nowhere.png": "no such image",
     }
     assert source.count() == 5
+
+
+def test_a_region_that_cannot_be_used_says_whose_it_is_where_its_name_tells(tmp_path: Path) -> None:
+    names = ["1.png", "both.png", "several.png", "nowhere.png"]
+    document = coco(
+        images=[{"id": n, "file_name": name, "width": 10, "height": 8} for n, name in enumerate(names)],
+        annotations=[{"image_id": n, "category_id": 5, "bbox": [1, 1, 0, 0]} for n in range(len(names))],
+    )
+    patients = {"x/1.png": "p1", "a/both.png": "p2", "b/both.png": "p2", "a/several.png": "p3", "b/several.png": "p4"}
+    source = WithRois(Listed(*patients, patients=patients), read_rois(write(tmp_path / "r.json", document)))
+    items = list(source.records())
+    assert [item.rois for item in items if isinstance(item, ImageRecord)] == [()] * len(patients)
+    assert [(i.source_key, i.patient_id) for i in items if isinstance(i, Reject)] == [
+        ("x/1.png", "p1"),
+        ("both.png", "p2"),
+        ("several.png", None),
+        ("nowhere.png", None),
+    ]
 
 
 def test_chexlocalize_names_find_chexpert_paths(tmp_path: Path) -> None:

@@ -47,6 +47,20 @@ def test_values_patients_and_keys(tmp_path: Path) -> None:
     assert records[1].uri == str((tmp_path / "sub/b.png").resolve())
 
 
+def test_rejects_say_whose_they_are(tmp_path: Path) -> None:
+    touch(tmp_path / "a.png")
+    text = "file,who,A\na.png,p1,maybe\nmissing.png,p2,1\nb.png,p3,1\nb.png,p4,1\nshort\nc.png,,1\n"
+    _, rejects = split(table(tmp_path, text, ("A",), patient="who"))
+    assert [(r.stage, r.source_key, r.patient_id) for r in rejects] == [
+        ("label", "a.png", "p1"),
+        ("path", "missing.png", "p2"),
+        ("duplicate", "b.png", "p3"),
+        ("duplicate", "b.png", "p4"),
+        ("row", "line 6", None),
+        ("path", "c.png", None),
+    ]
+
+
 def test_text_outside_the_values_rejects_the_label_not_the_image(tmp_path: Path) -> None:
     touch(tmp_path / "a.png")
     records, rejects = split(table(tmp_path, "file,A,B\na.png,maybe,1\n"))
