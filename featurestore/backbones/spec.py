@@ -10,6 +10,8 @@ from typing import Any
 
 from featurestore.backbones.catalogue import BackboneSpec
 
+_PLAIN = BackboneSpec("plain", "plain", 1)
+
 
 @dataclass(frozen=True)
 class ExtractionSpec:
@@ -32,7 +34,7 @@ class ExtractionSpec:
 
     def description(self) -> dict[str, Any]:
         """Return everything that changes the vector, as JSON-able data."""
-        return {
+        described: dict[str, Any] = {
             "architecture": self.backbone.timm_name,
             "variant": self.backbone.variant,
             "weights_sha256": self.weights_sha256,
@@ -43,9 +45,35 @@ class ExtractionSpec:
             "std": list(self.backbone.std),
             "precision": self.precision,
         }
+        # Said only where it is not the paper's: a key more would give every stored vector another spec.
+        if self.backbone.in_chans != _PLAIN.in_chans or self.backbone.pixel_range != _PLAIN.pixel_range:
+            described |= {"in_chans": self.backbone.in_chans, "pixel_range": list(self.backbone.pixel_range)}
+        return described
 
     @property
     def spec_id(self) -> str:
         """Return ``s`` and 12 hex digits. The letter keeps DuckDB from reading an id of digits as a number."""
         text = json.dumps(self.description(), sort_keys=True, separators=(",", ":"))
         return "s" + hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def described_backbone(name: str, n_features: int, description: Mapping[str, Any]) -> BackboneSpec:
+    """Return the backbone that a stored spec was made with, also one that no catalogue holds any more.
+
+    Parameters
+    ----------
+    name : str
+    n_features : int
+    description : mapping
+        What `ExtractionSpec.description` returned.
+    """
+    return BackboneSpec(
+        name,
+        description["architecture"],
+        n_features,
+        variant=description["variant"],
+        mean=tuple(description["mean"]),
+        std=tuple(description["std"]),
+        in_chans=description.get("in_chans", _PLAIN.in_chans),
+        pixel_range=tuple(description.get("pixel_range", _PLAIN.pixel_range)),
+    )
