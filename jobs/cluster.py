@@ -1,7 +1,8 @@
-"""Ray: a private local one by default, a running cluster by address."""
+"""Ray: a private local one by default, a running cluster by address, and inside a submitted job that job's cluster."""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -10,11 +11,19 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from featurestore.errors import UsageError
 
 _ADDRESS = re.compile(r"(ray://)?(?P<host>[^/\s]+):(?P<port>\d{1,5})")
 _CONNECT_SECONDS = 10.0
+_PRIVATE = "local"
+_FROM_ENVIRONMENT = "RAY_ADDRESS"
+"""Ray sets it inside a submitted job."""
+_JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""What `ray job submit` was told, as Ray leaves it for the job's own ray.init."""
+_PASSED_ON = ("OMP_WAIT_POLICY",)
+"""What `cxr` sets for itself and its workers need too, on whatever machine they are."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +38,15 @@ class Resources:
         Of the smallest node that has any; a worker asks for no more than one node has.
     cpu_nodes : int
         Nodes with a CPU to offer.
+    cpus_per_gpu : int
+        CPUs beside each GPU, on its own node, where they are fewest.
     """
 
     cpus: int
     gpus: int
     cpus_per_node: int
     cpu_nodes: int = 1
+    cpus_per_gpu: int = 0
 
 
 @contextmanager
@@ -43,54 +55,99 @@ def ray_cluster(address: str | None = None) -> Iterator[Resources]:
 
     A connection that is already open (a test's, a notebook's) is used and left open.
 
+    Parameters
+    ----------
+    address : str, optional
+        ``HOST:PORT``, ``ray://HOST:PORT``, ``auto``, or ``local`` for a private one. Absent, it is what ``RAY_ADDRESS``
+        says, as inside a job that was submitted to a cluster; without that, a private one.
+
     Raises
     ------
     UsageError
         If nothing answers at ``address``.
     """
     _prepare_environment()
-    if address:
-        _check_answers(address)
+    chosen = _Address.choose(address)
+    chosen.check_answers()
     import ray
 
     if ray.is_initialized():
         yield _resources()
         return
     try:
-        if address:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
-        else:
-            ray.init(
-                address="local",  # without it a Ray that somebody else runs on this machine would be joined
-                num_cpus=os.cpu_count(),
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.WARNING,
-                _node_ip_address="127.0.0.1",
-                object_store_memory=256 * 1024**2,
-            )
+        ray.init(log_to_driver=False, logging_level=logging.WARNING, **chosen.options())
     except ConnectionError as error:
-        message = f"--address {address!r}: no Ray cluster answers there ({error}); start one with ray start --head"
-        raise UsageError(message) from error
+        raise chosen.silent(error) from error
     try:
         yield _resources()
     finally:
         ray.shutdown()
 
 
-def _check_answers(address: str) -> None:
-    """Try the port first: Ray would go on asking a dead address for ever."""
-    if address == "auto":
-        return
-    match = _ADDRESS.fullmatch(address)
-    if match is None:
-        message = f"--address {address!r}: give HOST:PORT, ray://HOST:PORT, or auto for the cluster on this machine"
-        raise UsageError(message)
-    try:
-        socket.create_connection((match["host"], int(match["port"])), timeout=_CONNECT_SECONDS).close()
-    except (OSError, OverflowError) as error:
-        message = f"--address {address!r}: no Ray cluster answers there ({error}); start one with ray start --head"
-        raise UsageError(message) from error
+@dataclass(frozen=True)
+class _Address:
+    """Where Ray is, and who said so: ``--address`` or the environment."""
+
+    value: str
+    said_by: str
+
+    @classmethod
+    def choose(cls, given: str | None) -> _Address:
+        from_environment = os.environ.get(_FROM_ENVIRONMENT)
+        if given or not from_environment:
+            return cls(given or _PRIVATE, "--address ")
+        return cls(from_environment, f"{_FROM_ENVIRONMENT}=")
+
+    @property
+    def _remedy(self) -> str:
+        alone = "give --address local to use this machine alone"
+        return f"unset the variable, or {alone}" if "=" in self.said_by else alone
+
+    def check_answers(self) -> None:
+        """Try the port first: Ray would go on asking a dead address for ever."""
+        if self.value in (_PRIVATE, "auto"):
+            return
+        match = _ADDRESS.fullmatch(self.value)
+        if match is None:
+            message = (
+                f"{self.said_by}{self.value!r}: expected HOST:PORT or ray://HOST:PORT of a cluster's head, auto for "
+                f"the cluster on this machine, or local for none; {self._remedy}"
+            )
+            raise UsageError(message)
+        try:
+            socket.create_connection((match["host"], int(match["port"])), timeout=_CONNECT_SECONDS).close()
+        except (OSError, OverflowError) as error:
+            raise self.silent(error) from error
+
+    def silent(self, error: Exception) -> UsageError:
+        """Return what to say where nothing answers."""
+        message = (
+            f"{self.said_by}{self.value!r}: no Ray cluster answers there ({error}); start one with ray start --head, "
+            f"or {self._remedy}"
+        )
+        return UsageError(message)
+
+    def options(self) -> dict[str, Any]:
+        """Return what `ray.init` needs to be told."""
+        if self.value != _PRIVATE:
+            return {"address": self.value, "runtime_env": _runtime_env()}
+        return {
+            "address": _PRIVATE,  # without it a Ray that somebody else runs on this machine would be joined
+            "num_cpus": os.cpu_count(),
+            "include_dashboard": False,
+            "_node_ip_address": "127.0.0.1",
+            "object_store_memory": 256 * 1024**2,
+        }
+
+
+def _runtime_env() -> dict[str, Any]:
+    """Return the environment that workers on other machines get from this process; a private Ray's inherit it.
+
+    Ray refuses a variable that the job was submitted with a second time; that one is the user's, and stays.
+    """
+    submitted = json.loads(os.environ.get(_JOB_CONFIG, "{}")).get("runtime_env") or {}
+    theirs = submitted.get("env_vars") or {}
+    return {"env_vars": {name: os.environ[name] for name in _PASSED_ON if name in os.environ and name not in theirs}}
 
 
 def _prepare_environment() -> None:
@@ -110,9 +167,11 @@ def _resources() -> Resources:
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    with_gpu = [n for n in nodes if n.get("GPU", 0) >= 1]
     return Resources(
         cpus=int(sum(n.get("CPU", 0) for n in nodes)),
-        gpus=int(sum(n.get("GPU", 0) for n in nodes)),
+        gpus=int(sum(n["GPU"] for n in with_gpu)),
         cpus_per_node=min((int(n["CPU"]) for n in nodes if n.get("CPU", 0) >= 1), default=0),
         cpu_nodes=sum(n.get("CPU", 0) >= 1 for n in nodes),
+        cpus_per_gpu=min((int(n.get("CPU", 0) // n["GPU"]) for n in with_gpu), default=0),
     )

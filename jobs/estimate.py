@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from featurestore.extraction.plan import Plan
+from featurestore.extraction.plan import Plan, WorkItem
+from featurestore.extraction.probe import probe
+from featurestore.extraction.worker_config import WorkerConfig
 from featurestore.store import Store
+from jobs.workers import Workers
+
+_DECODED = 4
 
 
-def describe_plan(store: Store, plan: Plan) -> tuple[dict[str, Any], str]:
+def describe_plan(plan: Plan, hours: float | None) -> tuple[dict[str, Any], str]:
     """Return a plan as the fields of `cxr plan --json`, and as a sentence for a person."""
-    hours = estimate_hours(store, plan)
     document = {
         "pending_pairs": plan.pending_pairs,
         "pending_by_backbone": plan.pending_by_backbone,
@@ -29,34 +37,51 @@ def describe_plan(store: Store, plan: Plan) -> tuple[dict[str, Any], str]:
 def estimate_hours(store: Store, plan: Plan) -> float | None:
     """Return the hours this plan needs if each backbone goes as fast as it went here so far; None where one never ran.
 
-    The seconds of a forward pass are taken from `runs`, with everything around them (decoding, writing, waiting) in
-    proportion.
+    The seconds of a forward pass are taken from `runs`, with everything around them (decoding, writing, waiting; not
+    the starting of workers) in proportion.
     """
     if not plan.pending_pairs:
         return 0.0
-    per_image = _seconds_per_image(store, [s.spec_id for s in plan.specs])
-    pending = plan.pending_by_backbone
-    needed = [name for name, count in pending.items() if count]
-    if not set(needed) <= per_image.keys():
+    pending = _pending(plan)
+    per_image = _seconds_per_image(store, list(pending))
+    if pending.keys() - per_image.keys():
         return None
-    return sum(per_image[name] * pending[name] for name in needed) / 3600
+    return sum(per_image[spec_id] * count for spec_id, count in pending.items()) / 3600
 
 
-_RATES = """
-SELECT backbone, sum(seconds) / sum(images) AS seconds FROM (
-    SELECT e.backbone, e.run_id, count(*) AS images,
-           any_value(CAST(json_extract(r.seconds, '$.by_backbone.' || e.backbone) AS DOUBLE)
-                     * CAST(json_extract(r.seconds, '$.run') AS DOUBLE)
-                     / CAST(json_extract(r.seconds, '$.infer') AS DOUBLE)) AS seconds
-    FROM embeddings e JOIN runs r USING (run_id)
-    WHERE e.spec_id IN (SELECT unnest(?::VARCHAR[])) AND r.status = 'done' GROUP BY ALL)
-GROUP BY backbone HAVING sum(seconds) > 0
-"""
+def probe_hours(config: WorkerConfig, plan: Plan, workers: Workers) -> float:
+    """Return the hours a plan would need, by a few forward passes and decoded images on one of the workers."""
+    pending = _pending(plan)
+    config = replace(config, threads=workers.threads)
+    # No images: only eager PyTorch is timed. A faster runtime makes the estimate too long, not too short.
+    found = workers.call(probe, config, dict.fromkeys(pending, 0), _some_items(plan), gpu=workers.has_gpu)
+    networks = sum(choice.eager_seconds * pending[choice.spec_id] for choice in found.choices)
+    return (networks + found.decode_seconds * plan.images_to_decode / config.threads) / workers.actors / 3600
 
 
-def _seconds_per_image(store: Store, spec_ids: list[str]) -> dict[str, float]:
-    rows = store.query(_RATES, [spec_ids]).to_pylist()
-    return {row["backbone"]: row["seconds"] for row in rows}
+def _pending(plan: Plan) -> dict[str, int]:
+    """Return pending images by spec, where there are any."""
+    counts = plan.pending_by_backbone
+    return {spec.spec_id: counts[spec.backbone] for spec in plan.specs if counts[spec.backbone]}
+
+
+def _some_items(plan: Plan) -> tuple[WorkItem, ...]:
+    first = next(plan.shards(), None)
+    return first.items[:_DECODED] if first else ()
+
+
+def _seconds_per_image(store: Store, spec_ids: Sequence[str]) -> dict[str, float]:
+    """Return seconds an image by spec, over this store's finished runs: what `runs` says, without a look at vectors."""
+    rows = store.query("SELECT counts, seconds FROM runs WHERE command = 'extract' AND status = 'done'").to_pylist()
+    images: dict[str, int] = defaultdict(int)
+    seconds: dict[str, float] = defaultdict(float)
+    for row in rows:
+        counts, spent = json.loads(row["counts"]), json.loads(row["seconds"])
+        around = (spent["run"] - spent["start"]) / spent["infer"] if spent.get("infer") else 0.0
+        for spec_id, passed in counts.get("by_spec", {}).items():
+            images[spec_id] += passed
+            seconds[spec_id] += spent["by_spec"][spec_id] * around
+    return {spec_id: seconds[spec_id] / images[spec_id] for spec_id in spec_ids if images[spec_id]}
 
 
 def _duration(hours: float) -> str:

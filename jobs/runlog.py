@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from featurestore.errors import StoppedError, UsageError
 from featurestore.store import Store
+from featurestore.store.lease import writing
 
 _LIBRARIES = ("cxrstore", "torch", "timm", "ray", "duckdb", "pyarrow", "deltalake", "scikit-learn", "lightgbm", "numpy")
 
@@ -61,7 +62,7 @@ def utc_now() -> datetime:
 
 @contextmanager
 def record_run(store: Store, command: str, dataset: str | None, arguments: Mapping[str, Any]) -> Iterator[Run]:
-    """Write a row of `runs` when the block ends, however it ends.
+    """Write a row of `runs` when the block ends, however it ends; until then nobody can have the store for himself.
 
     Parameters
     ----------
@@ -70,24 +71,22 @@ def record_run(store: Store, command: str, dataset: str | None, arguments: Mappi
     dataset : str or None
     arguments : mapping
         JSON-able; nothing that names a patient.
+
+    Raises
+    ------
+    featurestore.errors.StoppedError
+        If somebody has the store for himself and does not end soon.
     """
     run = Run(f"{command}-{uuid.uuid4().hex[:12]}")
-    read, started, start = store.versions(), utc_now(), perf_counter()
-    try:
+    with writing(store.location, f"cxr {command}"), _logged(store, run, command, dataset, arguments):
         yield run
-    except KeyboardInterrupt:
-        run.status = "interrupted"
-        raise
-    except StoppedError:
-        run.status = "stopped"
-        raise
-    except UsageError:
-        run.status = "refused"
-        raise
-    except BaseException:
-        run.status = "failed"
-        raise
-    finally:
+
+
+@contextmanager
+def _logged(store: Store, run: Run, command: str, dataset: str | None, arguments: Mapping[str, Any]) -> Iterator[None]:
+    read, started, start = store.versions(), utc_now(), perf_counter()
+
+    def write() -> None:
         run.seconds["total"] = perf_counter() - start
         row = {
             "run_id": run.run_id,
@@ -103,6 +102,34 @@ def record_run(store: Store, command: str, dataset: str | None, arguments: Mappi
             "started_at": started,
             "finished_at": utc_now(),
         }
-        # What was refused did nothing, and must not make a store where there was none.
-        if run.status != "refused":
-            store.append("runs", pa.table({name: [value] for name, value in row.items()}))
+        store.append("runs", pa.table({name: [value] for name, value in row.items()}))
+
+    try:
+        yield
+    except BaseException as error:
+        run.status = _status_after(error)
+        _write_after(error, run, write)
+        raise
+    try:
+        write()
+    except Exception as error:
+        error.add_note(f"cxr {command} itself was done and what it wrote is kept; only its row of runs is missing.")
+        raise
+
+
+def _status_after(error: BaseException) -> str:
+    for kind, status in ((KeyboardInterrupt, "interrupted"), (StoppedError, "stopped"), (UsageError, "refused")):
+        if isinstance(error, kind):
+            return status
+    return "failed"
+
+
+def _write_after(error: BaseException, run: Run, write: Callable[[], None]) -> None:
+    """Write the row of a run that ended with an error, which stays the one that is told."""
+    # What was refused did nothing, and must not make a store where there was none.
+    if run.status == "refused":
+        return
+    try:
+        write()
+    except Exception as second:  # noqa: BLE001 - it is told, as a note on what came first
+        error.add_note(f"Its row of runs could not be written either: {type(second).__name__}: {second}")

@@ -1,4 +1,4 @@
-"""From a request to identified specs: weights' fingerprints, cached where their name alone fixes them."""
+"""From a request to identified specs: fingerprints registered, remembered where the name fixes them, or computed."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from featurestore.backbones.catalogue import BackboneSpec, parse_backbones
+from featurestore.backbones.catalogue import BackboneSpec
+from featurestore.backbones.requests import Requested, requested
 from featurestore.backbones.spec import ExtractionSpec
-from featurestore.backbones.weights import WeightsRequest, parse_weights
+from featurestore.backbones.weights import WeightsRequest
 from featurestore.errors import UsageError
 from featurestore.extraction.resolve import made_with, resolve
 from featurestore.images.preprocess import get_preprocess
@@ -27,6 +28,7 @@ class ResolvedSpec:
     Parameters
     ----------
     backbone : BackboneSpec
+        In the flavour of its weights.
     request : WeightsRequest
     spec : ExtractionSpec
     source : str
@@ -43,7 +45,7 @@ class ResolvedSpec:
 
 
 def resolve_specs(
-    store: Store, backbones: str, weights: str, preprocess: str, size: int, workers: Workers
+    store: Store, backbones: str, weights: str, preprocess: str, size: int, workers: Workers, precision: str = "float32"
 ) -> list[ResolvedSpec]:
     """Identify what is to be extracted.
 
@@ -57,21 +59,28 @@ def resolve_specs(
         Pixels.
     workers : Workers
         Compute fingerprints that are not known yet.
+    precision : str
+        Of the forward pass.
 
     Raises
     ------
     UsageError
         For a size below a backbone's smallest, unknown names, weights that cannot be had.
     """
-    chosen = parse_backbones(backbones)
-    _check_size(chosen, size)
-    requests = parse_weights(weights, chosen)
+    chosen = requested(store, backbones, weights)
+    _check_size([asked.backbone for asked in chosen], size)
     described = get_preprocess(preprocess).describe(size)
-    known = _fingerprints(store, chosen, requests, workers)
+    known = _fingerprints(store, chosen, workers)
     return [
-        ResolvedSpec(b, requests[b.name], ExtractionSpec(b, row["sha256"], described), row["source"], row["labels"])
+        ResolvedSpec(
+            b.backbone,
+            b.request,
+            ExtractionSpec(b.backbone, row["sha256"], described, precision),
+            row["source"],
+            row["labels"],
+        )
         for b in chosen
-        for row in [known[b.name]]
+        for row in [known[b.backbone.name]]
     ]
 
 
@@ -103,22 +112,30 @@ def _check_size(backbones: Sequence[BackboneSpec], size: int) -> None:
             raise UsageError(message)
 
 
-def _fingerprints(
-    store: Store, chosen: Sequence[BackboneSpec], requests: dict[str, WeightsRequest], workers: Workers
-) -> dict[str, dict[str, Any]]:
+def _fingerprints(store: Store, chosen: Sequence[Requested], workers: Workers) -> dict[str, dict[str, Any]]:
     libraries = json.dumps(made_with(), sort_keys=True)
-    found = _cached(store, requests, libraries)
-    missing = requests.keys() - found.keys()
+    requests = {asked.backbone.name: asked.request for asked in chosen}
+    found = _registered(chosen) | _cached(store, requests, libraries)
+    missing = [(b.backbone, b.request) for b in chosen if b.backbone.name not in found]
     if missing:
-        rows = workers.call(resolve, [(b, requests[b.name]) for b in chosen if b.name in missing])
+        rows = workers.call(resolve, missing)
         found |= {row["backbone"]: row for row in rows}
-        _remember(store, rows, requests, libraries)
+        _remember(store, rows, chosen, libraries)
     return found
+
+
+def _registered(chosen: Sequence[Requested]) -> dict[str, dict[str, Any]]:
+    return {
+        weights.backbone: {"sha256": weights.sha256, "labels": weights.labels, "source": weights.source}
+        for weights in (asked.registered for asked in chosen)
+        if weights is not None
+    }
 
 
 def _cached(store: Store, requests: dict[str, WeightsRequest], libraries: str) -> dict[str, dict[str, Any]]:
     rows = store.query(
-        "SELECT name, backbone, sha256, labels, source FROM weights WHERE made_with = ?", [libraries]
+        "SELECT name, backbone, sha256, labels, source FROM weights WHERE made_with = ? AND remembered IS NOT NULL",
+        [libraries],
     ).to_pylist()
     return {
         row["backbone"]: row | {"labels": row["labels"] or []}
@@ -128,16 +145,17 @@ def _cached(store: Store, requests: dict[str, WeightsRequest], libraries: str) -
     }
 
 
-def _remember(store: Store, rows: list[dict[str, Any]], requests: dict[str, WeightsRequest], libraries: str) -> None:
-    now = utc_now()
+def _remember(store: Store, rows: list[dict[str, Any]], chosen: Sequence[Requested], libraries: str) -> None:
+    now, asked = utc_now(), {b.backbone.name: b for b in chosen}
     store.append(
         "weights",
         pa.Table.from_pylist(
             [
                 {
-                    "name": requests[row["backbone"]].name,
+                    "name": asked[row["backbone"]].request.name,
                     "backbone": row["backbone"],
-                    "variant": "timm",
+                    "remembered": row["sha256"],
+                    "variant": asked[row["backbone"]].backbone.variant,
                     "sha256": row["sha256"],
                     "labels": row["labels"],
                     "source": row["source"],

@@ -24,10 +24,22 @@ class RejectedPair:
 
 @dataclass
 class Timing:
-    """Seconds by stage, and by backbone for the forward passes."""
+    """Seconds by stage, and by backbone for the forward passes.
+
+    Parameters
+    ----------
+    stages, backbones : dict of str to float
+        Sums.
+    fastest : dict of str to float
+        By backbone: seconds an image took in the fastest batch.
+    passed : dict of str to int
+        By backbone: images that went through it.
+    """
 
     stages: dict[str, float] = field(default_factory=dict)
     backbones: dict[str, float] = field(default_factory=dict)
+    fastest: dict[str, float] = field(default_factory=dict)
+    passed: dict[str, int] = field(default_factory=dict)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -42,16 +54,22 @@ class Timing:
         """Add seconds to a stage."""
         self.stages[name] = self.stages.get(name, 0.0) + seconds
 
-    def add_backbone(self, name: str, seconds: float) -> None:
-        """Add seconds to a backbone."""
-        self.backbones[name] = self.backbones.get(name, 0.0) + seconds
+    def add_batch(self, backbone: str, images: int, seconds: float) -> None:
+        """Add one batch's forward pass to the stage ``infer`` and to its backbone."""
+        self.add("infer", seconds)
+        self._add_backbone(backbone, images, seconds, seconds / images)
 
     def merge(self, other: Timing) -> None:
         """Add another timing to this one."""
         for name, seconds in other.stages.items():
             self.add(name, seconds)
         for name, seconds in other.backbones.items():
-            self.add_backbone(name, seconds)
+            self._add_backbone(name, other.passed[name], seconds, other.fastest[name])
+
+    def _add_backbone(self, name: str, images: int, seconds: float, fastest: float) -> None:
+        self.backbones[name] = self.backbones.get(name, 0.0) + seconds
+        self.passed[name] = self.passed.get(name, 0) + images
+        self.fastest[name] = min(fastest, self.fastest.get(name, fastest))
 
 
 @dataclass(frozen=True)
@@ -67,6 +85,8 @@ class ShardResult:
     timing : Timing
     worker : dict of str to str
         Host, device, pid and visible GPUs, for the run log.
+    seconds : float
+        From the shard's start to its end, without loading networks.
     """
 
     embeddings: list[StagedFile]
@@ -75,3 +95,4 @@ class ShardResult:
     images: int
     timing: Timing
     worker: dict[str, str]
+    seconds: float = 0.0

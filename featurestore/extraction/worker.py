@@ -17,15 +17,13 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from featurestore.backbones.catalogue import BackboneSpec
-from featurestore.backbones.network import Network, load_network, run_batch
-from featurestore.backbones.weights import WeightsRequest
-from featurestore.errors import HarmError, ImageRejected
+from featurestore import failpoints
+from featurestore.errors import ImageRejected
+from featurestore.extraction.computer import Computer, batch_images, choose_device, load_computer
+from featurestore.extraction.decode_pool import DecodedShard, decode_item, rejected
 from featurestore.extraction.plan import Shard, WorkItem
 from featurestore.extraction.result import RejectedPair, ShardResult, Timing
 from featurestore.extraction.worker_config import WorkerConfig
-from featurestore.images.decode import read_image
-from featurestore.images.preprocess import get_preprocess
 from featurestore.store import Store
 from featurestore.store.files import StagedFile, conform, stage
 from featurestore.store.schema import TABLES
@@ -59,58 +57,53 @@ class Extractor:
 
     def __init__(self, config: WorkerConfig) -> None:
         self._config = config
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = choose_device()
+        self._batch = batch_images(config, self._device)
         # A Ray actor with 0 or 1 CPU would get a single thread; a GPU's default of TF32 is not float32.
         torch.set_num_threads(config.threads)
         torch.backends.cudnn.allow_tf32 = False
         self._store = Store(config.store_uri)
-        self._preprocess = get_preprocess(config.preprocess)
         self._pool = ThreadPoolExecutor(config.decode_threads, "decode", initializer=_be_nice)
         start = perf_counter()
-        self._networks = {
-            spec_id: self._load(backbone, request, sha256) for backbone, request, sha256, spec_id in config.backbones
+        self._computers = {
+            spec_id: load_computer(config, spec_id, backbone, request, sha256)
+            for backbone, request, sha256, spec_id in config.backbones
         }
         self._load_seconds = perf_counter() - start
 
-    def _load(self, backbone: BackboneSpec, request: WeightsRequest, expected: str) -> Network:
-        loaded = load_network(backbone, request)
-        if loaded.sha256 != expected:
-            message = (
-                f"weights of {backbone.name} changed while the job started ({expected[:12]} became "
-                f"{loaded.sha256[:12]}); start it again once they are settled"
-            )
-            raise HarmError(message)
-        return loaded.network.to(self._device).to(memory_format=torch.channels_last)
-
     @property
-    def runtime(self) -> str:
-        """Return what computed the vectors: provenance, not part of the key."""
-        name = torch.cuda.get_device_name() if self._device.type == "cuda" else "cpu"
-        return f"eager channels_last float32, torch {torch.__version__}, {name}"
+    def runtimes(self) -> dict[str, str]:
+        """Return what computed the vectors of each spec: provenance, not part of the key."""
+        return {spec_id: computer.runtime.name for spec_id, computer in self._computers.items()}
 
-    def run(self, shard: Shard) -> ShardResult:
+    def run(self, shard: Shard, decoded: DecodedShard | None = None) -> ShardResult:
         """Run one shard and stage its files; nothing is committed here.
 
         Parameters
         ----------
         shard : Shard
+        decoded : DecodedShard, optional
+            Its pixels, where somebody else decoded them.
 
         Returns
         -------
         ShardResult
             Every item is either in the files of all its specs, or among the rejects.
         """
-        timing, rejects = Timing(), list[RejectedPair]()
+        timing, rejects, start = Timing(), list[RejectedPair](), perf_counter()
         timing.add("load", self._load_seconds)
         self._load_seconds = 0.0
         outputs = {spec_id: _Output() for spec_id in shard.spec_ids}
         images = 0
-        for batch in self._batches(shard.items, rejects, timing):
+        for batch in self._batches(self._pixels(shard, decoded, rejects, timing)):
             images += len(batch)
+            failpoints.reach("worker.after-decode")
             self._infer(batch, outputs, rejects, timing)
+            failpoints.reach("worker.after-infer")
         with timing.stage("write"):
             embeddings, scores = self._stage(outputs)
-        return ShardResult(embeddings, scores, rejects, images, timing, self.describe())
+        failpoints.reach("worker.after-stage")
+        return ShardResult(embeddings, scores, rejects, images, timing, self.describe(), perf_counter() - start)
 
     def describe(self) -> dict[str, str]:
         """Return where this worker runs."""
@@ -118,15 +111,21 @@ class Extractor:
             "host": socket.gethostname(),
             "pid": str(os.getpid()),
             "device": self._device.type,
-            "runtime": self.runtime,
+            "runtime": "; ".join(sorted(set(self.runtimes.values()))),
             "cuda_visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
         }
 
-    def _batches(
-        self, items: Sequence[WorkItem], rejects: list[RejectedPair], timing: Timing
-    ) -> Iterator[list[Decoded]]:
-        decoded = self._decoded(items, rejects, timing)
-        while batch := list(islice(decoded, self._config.batch_images)):
+    def _pixels(
+        self, shard: Shard, decoded: DecodedShard | None, rejects: list[RejectedPair], timing: Timing
+    ) -> Iterator[Decoded]:
+        if decoded is None:
+            return self._decoded(shard.items, rejects, timing)
+        rejects.extend(decoded.rejects)
+        timing.add("decode", decoded.seconds)
+        return iter(decoded)
+
+    def _batches(self, decoded: Iterator[Decoded]) -> Iterator[list[Decoded]]:
+        while batch := list(islice(decoded, self._batch)):
             yield batch
 
     def _decoded(self, items: Sequence[WorkItem], rejects: list[RejectedPair], timing: Timing) -> Iterator[Decoded]:
@@ -134,7 +133,7 @@ class Extractor:
         ahead: deque[tuple[WorkItem, Future[tuple[NDArray[np.uint8], float]]]] = deque()
         waiting = iter(items)
         while True:
-            room = _BATCHES_AHEAD * self._config.batch_images - len(ahead)
+            room = _BATCHES_AHEAD * self._batch - len(ahead)
             ahead.extend((item, self._pool.submit(self._decode, item)) for item in islice(waiting, room))
             if not ahead:
                 return
@@ -143,33 +142,29 @@ class Extractor:
                 with timing.stage("wait"):
                     pixels, seconds = future.result()
             except ImageRejected as error:
-                rejects.append(RejectedPair(item.image_id, item.uri, error.stage, error.reason, error.retryable))
+                rejects.append(rejected(item, error))
                 continue
             timing.add("decode", seconds)
             yield item, pixels
 
     def _decode(self, item: WorkItem) -> tuple[NDArray[np.uint8], float]:
-        start = perf_counter()
-        image = read_image(item.uri, expected=item.file_hash)
-        return self._preprocess.apply(image.pixels, self._config.size), perf_counter() - start
+        return decode_item(item, self._config.preprocess, self._config.size)
 
     def _infer(
         self, batch: list[Decoded], outputs: dict[str, _Output], rejects: list[RejectedPair], timing: Timing
     ) -> None:
         grey = np.stack([pixels for _, pixels in batch])
         for spec_id, output in outputs.items():
-            network = self._networks[spec_id]
+            computer = self._computers[spec_id]
             start = perf_counter()
-            embeddings, probabilities = _run_halving(network, grey, self._device)
-            seconds = perf_counter() - start
-            timing.add("infer", seconds)
-            timing.add_backbone(network.spec.name, seconds)
+            embeddings, probabilities = computer.run(grey)
+            timing.add_batch(computer.spec.name, len(batch), perf_counter() - start)
             finite: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(embeddings), axis=1)
             for (item, _), good in zip(batch, finite.tolist(), strict=True):
                 if good:
                     output.ids.append(item.image_id)
                 else:
-                    reason = f"{network.spec.name} gave NaN or infinite features; look at the weights and the image"
+                    reason = f"{computer.spec.name} gave NaN or infinite features; look at the weights and the image"
                     rejects.append(RejectedPair(item.image_id, item.uri, "model", reason, False, spec_id))
             output.embeddings.append(embeddings[finite])
             if probabilities is not None:
@@ -181,35 +176,35 @@ class Extractor:
         for spec_id, output in outputs.items():
             if not output.ids:
                 continue
-            network = self._networks[spec_id]
-            embeddings += self._stage_table("embeddings", self._embedding_rows(spec_id, network, output))
+            computer = self._computers[spec_id]
+            embeddings += self._stage_table("embeddings", self._embedding_rows(spec_id, computer, output))
             if output.probabilities:
-                scores += self._stage_table("scores", self._score_rows(spec_id, network, output))
+                scores += self._stage_table("scores", self._score_rows(spec_id, computer, output))
         return embeddings, scores
 
     def _stage_table(self, name: str, rows: pa.Table) -> list[StagedFile]:
         return stage(self._store.location, TABLES[name], conform(rows, TABLES[name]))
 
-    def _embedding_rows(self, spec_id: str, network: Network, output: _Output) -> pa.Table:
+    def _embedding_rows(self, spec_id: str, computer: Computer, output: _Output) -> pa.Table:
         X = np.concatenate(output.embeddings)
         offsets = np.arange(0, X.size + 1, X.shape[1], dtype=np.int32)
         return pa.table(
             {
-                **_constant(len(X), backbone=network.spec.name, spec_id=spec_id),
+                **_constant(len(X), backbone=computer.spec.name, spec_id=spec_id),
                 "image_id": output.ids,
-                **_constant(len(X), run_id=self._config.run_id, runtime=self.runtime),
+                **_constant(len(X), run_id=self._config.run_id, runtime=computer.runtime.name),
                 "embedding": pa.ListArray.from_arrays(pa.array(offsets), pa.array(X.reshape(-1))),
             }
         )
 
-    def _score_rows(self, spec_id: str, network: Network, output: _Output) -> pa.Table:
+    def _score_rows(self, spec_id: str, computer: Computer, output: _Output) -> pa.Table:
         P = np.concatenate(output.probabilities)
-        n_labels = len(network.labels)
+        n_labels = len(computer.labels)
         return pa.table(
             {
-                **_constant(P.size, backbone=network.spec.name, spec_id=spec_id, run_id=self._config.run_id),
+                **_constant(P.size, backbone=computer.spec.name, spec_id=spec_id, run_id=self._config.run_id),
                 "image_id": np.repeat(output.ids, n_labels),
-                "label": network.labels * len(P),
+                "label": computer.labels * len(P),
                 "probability": P.reshape(-1),
             }
         )
@@ -217,22 +212,6 @@ class Extractor:
 
 def _constant(rows: int, **values: str) -> dict[str, pa.Array]:
     return {name: pa.repeat(value, rows) for name, value in values.items()}
-
-
-def _run_halving(
-    network: Network, grey: NDArray[np.uint8], device: torch.device
-) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-    """Run a batch; where the GPU's memory does not hold it, run its halves."""
-    try:
-        return run_batch(network, grey, device)
-    except torch.OutOfMemoryError:
-        if len(grey) == 1:
-            raise
-        torch.cuda.empty_cache()
-    middle = len(grey) // 2
-    first, second = (_run_halving(network, half, device) for half in (grey[:middle], grey[middle:]))
-    scores = None if first[1] is None or second[1] is None else np.concatenate([first[1], second[1]])
-    return np.concatenate([first[0], second[0]]), scores
 
 
 def _be_nice() -> None:

@@ -19,7 +19,12 @@ class WorkerConfig:
     preprocess : str
     size : int
         Pixels, both sides.
+    precision : str
+        Of the forward pass: ``float32``, ``float16`` or ``bfloat16``; pooling is always float32.
+    runtimes : tuple of (spec_id, kind)
+        What computes a spec (`featurestore.backbones.runtimes.KINDS`); eager PyTorch where nothing is said.
     batch_images : int
+        Images that go through a network at once; 0 lets the device decide.
     threads : int
         Threads of torch on the CPU.
     decode_threads : int
@@ -30,6 +35,8 @@ class WorkerConfig:
     backbones: tuple[tuple[BackboneSpec, WeightsRequest, str, str], ...]
     preprocess: str
     size: int
-    batch_images: int = 16
+    precision: str = "float32"
+    runtimes: tuple[tuple[str, str], ...] = ()
+    batch_images: int = 0
     threads: int = 1
     decode_threads: int = 1

@@ -14,11 +14,14 @@ from jobs.cli.output import emit
 @store_option
 @dataset_option
 @extraction_options
+@click.option(
+    "--decode-workers", default=0, type=click.IntRange(0), hidden=True, help="CPUs that decode for the GPUs' actors."
+)
 @json_option
 def command(store_uri: str, as_json: bool, address: str | None, no_ray: bool, **request: object) -> int:
     """Run images through the backbones and store their vectors; only what is missing, each exactly once."""
     from featurestore.store import Store
-    from jobs.estimate import describe_plan
+    from jobs.estimate import describe_plan, estimate_hours
     from jobs.extract import ExtractRequest, extract
     from jobs.workers import Workers
 
@@ -29,9 +32,10 @@ def command(store_uri: str, as_json: bool, address: str | None, no_ray: bool, **
             store,
             ExtractRequest(**request),  # type: ignore[arg-type]
             workers,
-            announce=lambda todo: click.echo(describe_plan(store, todo)[1], err=True),
+            announce=lambda todo: click.echo(describe_plan(todo, estimate_hours(store, todo))[1], err=True),
+            say=lambda sentence: click.echo(sentence, err=True),
         )
-    rate = f"{summary.images_per_second:.2f} images/s" if summary.images_per_second else "no forward pass"
+    rate = summary.efficiency.sentence() if summary.efficiency else "no forward pass"
     sentence = (
         f"{summary.written} written, {summary.skipped} skipped, {summary.rejected} rejected, {summary.lost} lost; "
         f"{summary.seconds:.1f} s, {rate}"

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import click
 
+from featurestore.backbones.runtimes import KINDS
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -45,6 +47,11 @@ store_option = click.option(
     help="The store's folder.",
 )  # fmt: skip
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, all else on stderr.")
+address_option = click.option(
+    "--address",
+    help="A Ray cluster: HOST:PORT, auto for the one on this machine, local for a private one "
+    "[default: $RAY_ADDRESS, which a submitted job has, else local].",
+)
 dataset_option = click.option("--dataset", required=True, help="Name of the data set.")
 
 
@@ -54,12 +61,31 @@ def extraction_options(function: F) -> F:
         [
             click.option("--backbones", default="all", show_default=True, help="all, or names with commas between."),
             click.option(
-                "--weights", default="imagenet", show_default=True, help="imagenet, random:SEED, a file or a folder."
+                "--weights",
+                default="imagenet",
+                show_default=True,
+                help="imagenet, random:SEED, a name of cxr weights list, a file or a folder.",
             ),
             click.option("--preprocess", default="bilinear-v1", show_default=True, help="Or chest-crop-v1."),
             click.option("--size", default=224, show_default=True, help="Side of the network's input in pixels."),
             click.option("--retry-rejects", is_flag=True, help="Try again what failed for a reason that may pass."),
-            click.option("--address", help="A running Ray cluster; a private local one where absent."),
+            click.option(
+                "--precision",
+                default="float32",
+                show_default=True,
+                type=click.Choice(["float32", "float16", "bfloat16"]),
+                help="Of the networks; half precision is for GPUs and makes other vectors, under a spec of their own.",
+            ),
+            click.option(
+                "--runtime",
+                default="auto",
+                show_default=True,
+                type=click.Choice(["auto", *KINDS]),
+                help="What computes the networks; auto tries them where many images are pending.",
+            ),
+            # Not shown: the default suits everybody but tests, which need several shards of few images.
+            click.option("--shard-images", default=0, type=click.IntRange(0, 256), hidden=True),
+            address_option,
             click.option("--no-ray", is_flag=True, help="Everything in this process."),
         ]
     ):

@@ -22,6 +22,6 @@ def command(store_uri: str, as_json: bool, address: str | None, no_ray: bool, **
 
     store = Store(store_uri).require()
     with Workers(use_ray=not no_ray, address=address) as workers:
-        todo = plan(store, ExtractRequest(**request), workers)  # type: ignore[arg-type]
-    document, sentence = describe_plan(store, todo)
+        todo, hours = plan(store, ExtractRequest(**request), workers)  # type: ignore[arg-type]
+    document, sentence = describe_plan(todo, hours)
     emit(document, as_json=as_json, sentence=sentence)

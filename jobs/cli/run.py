@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from jobs.cli.options import check_out, json_option, store_option
+from jobs.cli.options import address_option, check_out, json_option, store_option
 from jobs.cli.run_output import run_and_print
 
 
@@ -19,7 +19,7 @@ from jobs.cli.run_output import run_and_print
     help="The report [default: EXPERIMENT.html].",
 )  # fmt: skip
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one key, as in extract.size=128.")
-@click.option("--address", help="A running Ray cluster; a private local one where absent.")
+@address_option
 @click.option("--no-ray", is_flag=True, help="Everything in this process.")
 @json_option
 def command(

@@ -23,7 +23,7 @@ def command(query: str | None, store_uri: str, output_format: str, out: Path | N
     """Run one read-only SELECT over the store's views; the query comes from stdin where it is not given.
 
     Views: images, labels, rois, rejects, specs, weights, embeddings, scores, splits, models, predictions, metrics,
-    saliency, runs, and one per extracted backbone with its vectors as FLOAT[n].
+    saliency, runs, tombstones, and one per extracted backbone with its vectors as FLOAT[n].
     """
     from featurestore.errors import UsageError
     from jobs.sql import run_query, write

@@ -10,7 +10,7 @@ from dataclasses import replace
 from featurestore.errors import CxrError
 from featurestore.extraction.plan import Shard
 from featurestore.extraction.worker_config import WorkerConfig
-from jobs.runners.outcome import Finished, Outcome, Poison, search
+from jobs.runners.outcome import Finished, Outcome, Poison, PoisonCount, search
 
 
 def run_here(config: WorkerConfig, shards: Iterator[Shard]) -> Iterator[Outcome]:
@@ -23,6 +23,7 @@ def run_here(config: WorkerConfig, shards: Iterator[Shard]) -> Iterator[Outcome]
     cores = os.cpu_count() or 1
     extractor = Extractor(replace(config, threads=cores, decode_threads=cores))
     again: deque[Shard] = deque()
+    poisons = PoisonCount()
     while shard := again.popleft() if again else next(shards, None):
         try:
             result = extractor.run(shard)
@@ -31,8 +32,10 @@ def run_here(config: WorkerConfig, shards: Iterator[Shard]) -> Iterator[Outcome]
         except Exception as error:  # noqa: BLE001 - whatever a network raises on a shard is searched for its image
             found = search(shard, f"{type(error).__name__}: {error}")
             if isinstance(found, Poison):
+                poisons.found(found)
                 yield found
             else:
                 again.extendleft(reversed(found))
         else:
+            poisons.finished()
             yield Finished(shard, result)
