@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from featurestore.store.purge import purged_versions
 from jobs.report import answer, cohort, explanations, provenance, rejects, run_box, timing
 from jobs.report import format as fmt
 from jobs.report import names as words
 from jobs.report.arms import Arm, arms, best_ensemble, first_seeds, labels
 from jobs.report.auc_tables import auc_table, head_table
+from jobs.report.purged import purged_heads
 from jobs.report.roc import panels
 from jobs.report.tables import Cell, Column, Table
 
@@ -163,10 +165,12 @@ def _provenance(store: Store, request: Request, facts: _Facts) -> dict[str, Any]
     policies = provenance.label_policies(store, request.dataset, request.split)
     arguments = {**provenance.flatten(request.experiment), **seeds, "label policy": policies}
     libraries = provenance.library_versions(facts.runs)
+    lowest = purged_versions(store)
+    versions = run_box.pairs("tables", "Store version read", ("Table", "Version"), store.versions())
     return {
         "network_table": run_box.network_table(facts.networks),
         "argument_table": run_box.pairs("experiment", "The experiment", ("Setting", "Value"), arguments),
-        "run_table": run_box.run_table(facts.runs),
-        "version_table": run_box.pairs("tables", "Store version read", ("Table", "Version"), store.versions()),
+        "run_table": run_box.run_table(facts.runs, lowest),
+        "version_table": replace(versions, note=purged_heads(store, request.dataset, request.split, lowest)),
         "library_table": run_box.pairs("libraries", "Libraries", ("Library", "Version"), libraries),
     }

@@ -45,6 +45,7 @@ class Run:
     device: str
     started_at: datetime | None
     wall: float | None
+    tables: dict[str, Any]
 
 
 def networks(store: Store, dataset: str, split: str, specs: Mapping[str, str] | None) -> list[Network]:
@@ -62,10 +63,12 @@ def networks(store: Store, dataset: str, split: str, specs: Mapping[str, str] | 
         """
         SELECT s.backbone, s.spec_id, s.weights, s.weights_sha256 AS sha256,
                coalesce(s.weights_source, w.source, '') AS source, coalesce(w.made_with, '') AS made_with,
-               s.preprocess, s.size, s.n_features, coalesce(s.runtime, '') AS runtime
+               s.preprocess, s.size, s.n_features, coalesce(e.runtime, '') AS runtime
         FROM specs s LEFT JOIN weights w
           ON w.name = s.weights AND w.backbone = s.backbone AND w.sha256 = s.weights_sha256
-        WHERE list_contains(?, s.spec_id)
+        LEFT JOIN (SELECT spec_id, string_agg(DISTINCT runtime, '; ' ORDER BY runtime) AS runtime
+                   FROM embeddings WHERE list_contains($1, spec_id) GROUP BY spec_id) e ON e.spec_id = s.spec_id
+        WHERE list_contains($1, s.spec_id)
         """,
         [ids],
     ).to_pylist()
@@ -84,7 +87,7 @@ def runs(store: Store, dataset: str) -> list[Run]:
     """Return the data set's jobs, oldest first."""
     rows = store.query(
         """
-        SELECT run_id, command, coalesce(status, '') AS status, arguments, versions, counts, seconds,
+        SELECT run_id, command, coalesce(status, '') AS status, arguments, versions, counts, seconds, tables,
                coalesce(device, '') AS device, started_at,
                date_diff('millisecond', started_at, finished_at) / 1000.0 AS wall
         FROM runs WHERE dataset = ? AND list_contains(?, command) ORDER BY started_at, run_id
@@ -94,7 +97,7 @@ def runs(store: Store, dataset: str) -> list[Run]:
     return [Run(**{**row, **{name: _read(row[name]) for name in _JSON}}) for row in rows]
 
 
-_JSON = ("arguments", "versions", "counts", "seconds")
+_JSON = ("arguments", "versions", "counts", "seconds", "tables")
 
 
 def _read(text: str | None) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 from jobs.report import format as fmt
 from jobs.report import names
 from jobs.report.provenance import Network, Run, flatten
+from jobs.report.purged import gone
 from jobs.report.tables import Cell, Column, Table
 from jobs.report.timing import wall
 
@@ -39,15 +40,15 @@ def _network(n: Network) -> list[Cell]:
     ]
 
 
-def run_table(found: Sequence[Run]) -> Table:
-    """Return the data set's jobs with their arguments, oldest first."""
+def run_table(found: Sequence[Run], lowest: Mapping[str, int]) -> Table:
+    """Return the data set's jobs with their arguments, oldest first; ``lowest`` says what a purge left."""
     columns = [Column("Job", numeric=False), Column("Started (UTC)", numeric=False), Column("Took")]
     columns += [Column("Status", numeric=False), Column("Device", numeric=False), Column("Arguments", numeric=False)]
     records = [_record(run) for run in found]
-    return Table("jobs", "Jobs on this data set", columns, [_run(run) for run in found], records, css="prose")
+    return Table("jobs", "Jobs on this data set", columns, [_run(run, lowest) for run in found], records, css="prose")
 
 
-def _run(run: Run) -> list[Cell]:
+def _run(run: Run, lowest: Mapping[str, int]) -> list[Cell]:
     started = f"{run.started_at:%Y-%m-%d %H:%M:%S}" if run.started_at else fmt.missing()
     arguments = " ".join(f"{key}={value}" for key, value in flatten(run.arguments).items())
     took = Cell(fmt.seconds(wall(run)))
@@ -55,10 +56,15 @@ def _run(run: Run) -> list[Cell]:
         Cell(run.command, title=run.run_id),
         Cell(started),
         took,
-        Cell(run.status),
+        _status(run, lowest),
         Cell(_device(run.device)),
         Cell(arguments, css="mono"),
     ]
+
+
+def _status(run: Run, lowest: Mapping[str, int]) -> Cell:
+    lost = gone(run.tables, lowest)
+    return Cell(f"{run.status}; what it read was purged", title=", ".join(lost)) if lost else Cell(run.status)
 
 
 def _device(text: str) -> str:
@@ -75,7 +81,7 @@ def _device(text: str) -> str:
 
 def _record(run: Run) -> dict[str, object]:
     base: dict[str, object] = {"run_id": run.run_id, "command": run.command, "status": run.status, "device": run.device}
-    base |= {"started_at": run.started_at, "seconds": wall(run)}
+    base |= {"started_at": run.started_at, "seconds": wall(run), "tables": json.dumps(run.tables)}
     return base | {f"arguments.{key}": value for key, value in flatten(run.arguments).items()}
 
 

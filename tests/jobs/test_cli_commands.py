@@ -88,7 +88,7 @@ def test_the_plan_is_what_extract_then_did(walked: Any) -> None:
     images = len(_phantoms(walked))
     assert plan["pending_by_backbone"] == {"densenet121": images}
     assert (plan["pending_pairs"], plan["images_to_decode"], plan["bytes"]) == (images, images, images * 1024 * 4)
-    assert plan["hours"] is None
+    assert 0 < plan["hours"] < 1  # nothing was extracted before: by a probe
     assert (done["written"], done["skipped"], done["rejected"], done["lost"]) == (images, 0, 0, 0)
     assert done["images_per_second"] > 0
 

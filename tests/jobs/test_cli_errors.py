@@ -52,7 +52,10 @@ CASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "store below a file": (("plan", *NETWORK, "--store", "{csv}/store"), ("phantom.csv is a file", "below a folder")),
     "store blank": (("plan", *NETWORK, "--store", ""), ("blank", "such as ./store")),
     "no store": (("plan", *NETWORK, "--store", "{tmp}/no"), ("no store at", "run cxr ingest first")),
-    "store's scheme": (("sql", "SELECT 1", "--store", "ftp://host/x"), ("'ftp://host/x'", "local folders")),
+    "store's scheme": (
+        ("sql", "SELECT 1", "--store", "ftp://host/x"),
+        ("'ftp://host/x'", "a folder such as ./store, or s3://"),
+    ),
     "data set": (("plan", "--dataset", "locale", "--no-ray"), ("no data set 'locale'", "it has local")),
     "no data set": (("extract", "--no-ray"), ("Missing option '--dataset'",)),
     "backbone": (("plan", *LOCAL, "--backbones", "densenet12", "--no-ray"), ("'densenet12'", "there are densenet121")),

@@ -129,7 +129,7 @@ def _vectors(
     store.append("embeddings", pa.table({**columns, "run_id": ["x1"] * len(ids), "embedding": list(X)}))
     spec: dict[str, Any] = {"spec_id": spec_id, "backbone": backbone, "weights": weights, "weights_sha256": "ab" * 32}
     spec |= {"weights_source": "seeded" if weights.startswith("random:") else "file chexpert.safetensors"}
-    spec |= {"preprocess": "bilinear-v1", "size": 96, "n_features": width, "runtime": "eager", "created_at": START}
+    spec |= {"preprocess": "bilinear-v1", "size": 96, "n_features": width, "created_at": START}
     store.append("specs", pa.Table.from_pylist([spec]))
 
 
