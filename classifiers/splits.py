@@ -15,6 +15,7 @@ from classifiers.frozen import check_same
 from classifiers.labels import check_labels, dataset_labels, label_matrix
 from classifiers.stratify import deal_patients
 from featurestore.errors import UsageError
+from featurestore.store.lease import writing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -121,21 +122,23 @@ def make_split(
         or the name is taken by a split that differs (the message says in what).
     """
     _check_request(name, kind, seed, test, val, folds)
-    images = _images(store, dataset, frontal_only)
-    fold_of: list[int | None] = [None] * len(images.ids)
-    if kind == "official":
-        parts = _official_parts(dataset, images)
-    else:
-        shares = _shares(kind, test, val, folds)
-        dealt = _deal(store, dataset, images, shares, seed, labels)
-        parts = ["test" if kind == "kfold" else PARTS[i] for i in dealt]
-        fold_of = dealt.tolist() if kind == "kfold" else fold_of
-    wanted = _split_table(dataset, name, images.ids, parts, fold_of, kind, seed)
-    if not _stored(store, dataset, name).num_rows:
-        store.append("splits", wanted)
-    # Read back even after our own append: another process may have frozen the name in between.
-    check_same(_stored(store, dataset, name), wanted, name)
-    return summary(load_split(store, dataset, name))
+    # Nobody may be forgotten between the reading of the images and the writing of their ids.
+    with writing(store.location, "cxr split"):
+        images = _images(store, dataset, frontal_only)
+        fold_of: list[int | None] = [None] * len(images.ids)
+        if kind == "official":
+            parts = _official_parts(dataset, images)
+        else:
+            shares = _shares(kind, test, val, folds)
+            dealt = _deal(store, dataset, images, shares, seed, labels)
+            parts = ["test" if kind == "kfold" else PARTS[i] for i in dealt]
+            fold_of = dealt.tolist() if kind == "kfold" else fold_of
+        wanted = _split_table(dataset, name, images.ids, parts, fold_of, kind, seed)
+        if not _stored(store, dataset, name).num_rows:
+            store.append("splits", wanted)
+        # Read back even after our own append: another process may have frozen the name in between.
+        check_same(_stored(store, dataset, name), wanted, name)
+        return summary(load_split(store, dataset, name))
 
 
 def load_split(store: Store, dataset: str, name: str) -> Split:

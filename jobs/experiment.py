@@ -11,6 +11,9 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
+from classifiers.cnn.hierarchy import check_hierarchy
+from classifiers.cnn.recipe import get_preset
+from classifiers.cnn.targets import check_policy
 from classifiers.heads import head_spec
 from featurestore.backbones.catalogue import parse_backbones
 from featurestore.backbones.weights import parse_weights
@@ -56,6 +59,23 @@ class Data(_Section):
     seed: int = Field(0, ge=0)
     hospital: Literal["a", "b"] = "a"
     image_format: Literal["png", "dicom"] = "png"
+
+
+class Pretrain(_Section):
+    """Networks trained first, on a source of their own; the fields are those of `cxr ingest` and `cxr pretrain`."""
+
+    data: Data
+    name: str = Field(pattern=r"^[a-z0-9_]{1,64}$")
+    split: str | None = None
+    preset: Annotated[str, _by(get_preset)] = "demo"
+    weights: str | None = None
+    label_map: str | None = None
+    uncertainty: Annotated[str, _by(check_policy)] | None = None
+    conditional: Annotated[str, _by(check_hierarchy)] | None = None
+    augment: Literal["none", "shift-v1"] | None = None
+    size: int | None = Field(None, ge=1)
+    epochs: int | None = Field(None, ge=1)
+    seed: int = Field(0, ge=0)
 
 
 class Extract(_Section):
@@ -136,13 +156,14 @@ class Report(_Section):
 
 
 class Experiment(_Section):
-    """An experiment: ingest -> extract -> split -> train -> evaluate -> (explain) -> report."""
+    """An experiment: ingest -> (pretrain) -> extract -> split -> train -> evaluate -> (explain) -> report."""
 
-    name: str = Field(pattern=r"^[a-z0-9_]+$")
+    name: str = Field(pattern=r"^[a-z0-9_-]+$")
     title: str
     data: Data
     extract: Extract
     split: SplitSection
+    pretrain: Pretrain | None = None
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
     explain: Explain | None = None

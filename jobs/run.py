@@ -1,4 +1,4 @@
-"""One experiment from its file: ingest -> extract -> split -> train -> evaluate -> (explain) -> report."""
+"""One experiment from its file: ingest -> (pretrain) -> extract -> split -> train ... -> report."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ from classifiers.labels import LabelPolicy, check_labels
 from classifiers.splits import make_split
 from classifiers.training import plan_cells
 from featurestore.backbones.catalogue import parse_backbones
+from featurestore.backbones.requests import requested
 from featurestore.backbones.weights import parse_weights, weights_name
 from featurestore.errors import UsageError
 from featurestore.store import Store
-from jobs.estimate import describe_plan
+from jobs.estimate import describe_plan, estimate_hours
 from jobs.evaluate import evaluate
-from jobs.experiment import Experiment
+from jobs.experiment import Data, Experiment, Pretrain
 from jobs.explain import ExplainRequest, Explanation, explain
 from jobs.extract import ExtractRequest, Summary, extract
 from jobs.ingest import IngestRequest, ingest
+from jobs.pretrain import pretrain
+from jobs.pretrain_request import PretrainRequest
 from jobs.report.render import ReportInfo, build_report
 from jobs.train import TrainRequest, TrainSummary, train
 from jobs.workers import Workers
@@ -84,9 +87,12 @@ class _Experiment:
 
     def run(self, out: Path) -> RunSummary:
         with self._step("ingest"):
-            self._ingest()
+            self._ingest(self.experiment.data)
             if self.experiment.train.labels is not None:  # a wrong one must not be found after hours of extraction
                 check_labels(self.store, self._dataset, self.experiment.train.labels)
+        if self.experiment.pretrain is not None:
+            with self._step("pretrain"):
+                self._pretrain(self.experiment.pretrain)
         with self._step("extract"):
             extracted = self._extract()
         with self._step("split"):
@@ -111,15 +117,25 @@ class _Experiment:
     def _dataset(self) -> str:
         return self.experiment.data.dataset
 
-    def _ingest(self) -> None:
-        data = self.experiment.data
+    def _ingest(self, data: Data) -> None:
         if data.path is None:
             if data.source != "phantom":
                 message = f"experiment {self.experiment.name}: data.path is not set; give --data PATH"
                 raise UsageError(message)
-            data = data.model_copy(update={"path": Path(self.store.uri).parent / "phantoms" / data.dataset})
+            # Pictures are local files, also beside a store on S3.
+            beside = Path(self.store.uri).parent if self.store.location.is_local else Path.cwd()
+            data = data.model_copy(update={"path": beside / "phantoms" / data.dataset})
         done = ingest(self.store, IngestRequest(kind=data.source, **data.model_dump(exclude={"source"})))
         self.say(f"ingest: {done.images} images, {done.labels} labels, {done.rois} regions, {done.rejected} rejected")
+
+    def _pretrain(self, asked: Pretrain) -> None:
+        self._ingest(asked.data)
+        request = PretrainRequest(
+            asked.data.dataset, backbones=self.experiment.extract.backbones, **asked.model_dump(exclude={"data"})
+        )
+        for row in pretrain(self.store, request, self.workers, self.say):
+            auc = "none" if row.val_auc is None else f"{row.val_auc:.3f}"
+            self.say(f"pretrain: {row.backbone}, mean validation AUC {auc}, {row.seconds:.0f} s")
 
     def _extract(self) -> Summary:
         request = ExtractRequest(self._dataset, **self.experiment.extract.model_dump())
@@ -127,7 +143,7 @@ class _Experiment:
             self.store,
             request,
             self.workers,
-            announce=lambda plan: self.say(f"plan: {describe_plan(self.store, plan)[1]}"),
+            announce=lambda plan: self.say(f"plan: {describe_plan(plan, estimate_hours(self.store, plan))[1]}"),
         )
         rate = f", {done.images_per_second:.1f} images/s" if done.images_per_second else "; no forward pass was needed"
         self.say(f"extract: {done.written} vectors written, {done.skipped} were stored, {done.rejected} rejected{rate}")
@@ -201,10 +217,10 @@ class _Experiment:
             seeds=self.experiment.train.seeds[:1],
             policy=self._policy(),
         )[0]
-        backbones = {backbone.name: backbone for backbone in parse_backbones(extraction.backbones)}
-        weights = parse_weights(extraction.weights, list(backbones.values()))[asked.backbone]
+        chosen = requested(self.store, extraction.backbones, extraction.weights)
+        network = next(b for b in chosen if b.backbone.name == asked.backbone)
         request = ExplainRequest(
-            cell, backbones[asked.backbone], weights, extraction.preprocess, extraction.size, asked.images
+            cell, network.backbone, network.request, extraction.preprocess, extraction.size, asked.images
         )
         found = explain(self.store, request, self.workers, pictures=self.experiment.report.with_images)
         self.say(f"explain: {len(found)} maps of {asked.head} on {asked.backbone} beside their regions of interest")
@@ -228,8 +244,11 @@ class _Experiment:
         )
 
 
+_PATHS = {"path", "rois", "labels_csv"}
+
+
 def _without_paths(experiment: Experiment) -> dict[str, Any]:
     """Return the experiment as shown in a report: a reader of it has no use for this machine's folders."""
-    shown = experiment.model_dump(mode="json", exclude={"data": {"path", "rois", "labels_csv"}})
+    shown = experiment.model_dump(mode="json", exclude={"data": _PATHS, "pretrain": {"data": _PATHS}})
     shown["extract"]["weights"] = weights_name(experiment.extract.weights, experiment.extract.backbones)
     return shown
