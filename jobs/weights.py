@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -149,6 +148,6 @@ def _write(out: Path, content: bytes) -> None:
     scratch = out.parent / f".{uuid.uuid4().hex}.tmp"
     try:
         scratch.write_bytes(content)
-        os.replace(scratch, out)  # noqa: PTH105
+        scratch.replace(out)
     finally:
         scratch.unlink(missing_ok=True)

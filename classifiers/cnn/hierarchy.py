@@ -60,9 +60,13 @@ def unconditional(probabilities: NDArray[np.floating], labels: Sequence[str], na
     -------
     numpy.ndarray of shape (n_images, n_labels), float64
     """
-    ancestors = [[labels.index(a) for a in path(label, name) if a in labels] for label in labels]
-    factors = [probabilities[:, [i, *above]].astype(np.float64) for i, above in enumerate(ancestors)]
+    factors = [probabilities[:, [i, *above]].astype(np.float64) for i, above in enumerate(_columns_above(labels, name))]
     return np.stack([factor.prod(axis=1) for factor in factors], axis=1)
+
+
+def _columns_above(labels: Sequence[str], name: str) -> list[list[int]]:
+    """Return, for each label, the columns of its ancestors among the labels."""
+    return [[labels.index(a) for a in path(label, name) if a in labels] for label in labels]
 
 
 def parents_present(codes: NDArray[np.int8], labels: Sequence[str], name: str) -> NDArray[np.bool_]:
@@ -80,8 +84,8 @@ def parents_present(codes: NDArray[np.int8], labels: Sequence[str], name: str) -
         A label without a parent counts everywhere.
     """
     present = codes == POSITIVE
-    above = [[labels.index(a) for a in path(label, name) if a in labels] for label in labels]
-    counts: NDArray[np.bool_] = np.stack([present[:, columns].all(axis=1) for columns in above], axis=1)
+    above = [present[:, columns].all(axis=1) for columns in _columns_above(labels, name)]
+    counts: NDArray[np.bool_] = np.stack(above, axis=1)
     return counts
 
 

@@ -42,7 +42,7 @@ def freeze(network: Network, trainable: int | None) -> list[nn.Parameter]:
     network.requires_grad_(False)
     layers = _with_parameters(network.features)
     chosen = layers if trainable is None else layers[len(layers) - min(trainable, len(layers)) :]
-    for layer in [*chosen, _head(network)]:
+    for layer in [*chosen, head_of(network)]:
         layer.requires_grad_(True)
     return [parameter for parameter in network.parameters() if parameter.requires_grad]
 
@@ -136,7 +136,8 @@ def _with_parameters(features: nn.Module) -> list[nn.Module]:
     return [layer for layer in features.modules() if list(layer.parameters(recurse=False))]
 
 
-def _head(network: Network) -> nn.Linear:
+def head_of(network: Network) -> nn.Linear:
+    """Return the head, or raise `ValueError` for a network without one."""
     if network.head is None:
         message = "a network without a head has nothing to train; give it a Linear over its labels"
         raise ValueError(message)

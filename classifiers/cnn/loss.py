@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from classifiers.cnn.layers import head_of
 from featurestore.backbones.network import Network
 
 
@@ -29,7 +30,7 @@ class Logits(nn.Module):
         """Return logits ``(n, n_labels)`` float32 of uint8 grey ``(n, h, w)``."""
         with torch.autocast(grey.device.type, torch.bfloat16, enabled=self._mixed_precision):
             maps = self.network.feature_maps(grey)
-        logits: Tensor = self.network.head(maps.to(torch.float32).mean((2, 3)))  # type: ignore[misc]
+        logits: Tensor = head_of(self.network)(maps.to(torch.float32).mean((2, 3)))
         return logits
 
 

@@ -217,7 +217,7 @@ def _start_ray() -> None:
     import ray
     import ray.data
 
-    ray.init(
+    ray.init(  # for as long as this process lives, which `ray_data` and `ours` share
         address="local", num_cpus=THREADS, include_dashboard=False, log_to_driver=False,
         _node_ip_address="127.0.0.1", object_store_memory=2 * 1024**3,
     )  # fmt: skip

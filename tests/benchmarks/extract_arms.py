@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -180,30 +181,30 @@ class ByHand:
     def __post_init__(self) -> None:
         self._models = {name: _timm_model(spec) for name, spec in CATALOGUE.items()}
 
-    def seconds(self, dataset: Dataset[torch.Tensor], limit: float = float("inf")) -> float:
+    def seconds(self, dataset: Files | Pixels, limit: float = float("inf")) -> float:
         """Return the seconds for all networks, or infinity once ``limit`` is passed."""
         spent = 0.0
         with torch_threads(self.threads):
             for name in self._models:
-                spent += seconds_of(lambda name=name: self._one(name, dataset))  # type: ignore[misc]
+                spent += seconds_of(partial(self._one, name, dataset))
                 if spent > limit:
                     return float("inf")
         return spent
 
-    def _one(self, name: str, dataset: Dataset[torch.Tensor]) -> None:
+    def _one(self, name: str, dataset: Files | Pixels) -> None:
         loader = DataLoader(dataset, batch_size=self.batch, num_workers=self.workers)
         with torch.no_grad():
             vectors = [self._models[name].forward_features(batch).mean((2, 3)) for batch in loader]
         np.save(self.folder / f"{name}.npy", torch.cat(vectors).numpy())
 
-    def probe(self, dataset: Dataset[torch.Tensor]) -> dict[str, float]:
+    def probe(self, dataset: Files | Pixels) -> dict[str, float]:
         """Choose workers and threads by a short run; return images per second by configuration."""
         rates: dict[str, float] = {}
         best = float("inf")
         for workers, threads in ((0, 2), (1, 2), (2, 2), (1, 1), (2, 1), (0, 1)):
             arm = replace(self, workers=workers, threads=threads)
             spent = arm.seconds(dataset, limit=best)
-            rates[f"{workers} workers, {threads} threads"] = len(dataset) / spent  # type: ignore[arg-type]
+            rates[f"{workers} workers, {threads} threads"] = len(dataset) / spent
             if spent < best:
                 best, self.workers, self.threads = spent, workers, threads
         return rates

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from tests.chaos.harness import ROOT, Bench
 from tests.chaos.maintenance import kill_maintenance
@@ -64,7 +65,7 @@ def spread(kills: int, dice: random.Random, *, afterwards: bool) -> Counter[Step
     return wanted + Counter(dict.fromkeys(AFTERWARDS, _AFTERWARDS_EACH)) if afterwards else wanted
 
 
-def summary(tally: Tally, seed: int, seconds: float) -> dict[str, object]:
+def summary(tally: Tally, seed: int, seconds: float) -> dict[str, Any]:
     """Return the numbers for ``chaos.json``."""
     steps = sorted(tally.kills.keys() | tally.after_work.keys(), key=lambda step: step.role)
     return {
@@ -85,13 +86,13 @@ def summary(tally: Tally, seed: int, seconds: float) -> dict[str, object]:
     }
 
 
-def table(result: dict[str, object]) -> str:
+def table(result: dict[str, Any]) -> str:
     """Return the numbers for a person."""
     line = "{role:22} {step:42} {kills:>6} {after_all_work:>16}".format
     rows = [line(role="who died", step="doing what", kills="kills", after_all_work="not counted (*)")]
-    rows += [line(**row) for row in result["by_step"]]  # type: ignore[attr-defined]
+    rows += [line(**row) for row in result["by_step"]]
     rows.append("(*) every pair of the shard was stored already: judged like the others\n")
-    rows += [line(**row, after_all_work="") for row in result["maintenance"]]  # type: ignore[attr-defined]
+    rows += [line(**row, after_all_work="") for row in result["maintenance"]]
     rows.append(
         "{kills} kills of extractions and {maintenance_kills} of other commands in {stores} stores, {seconds} s: "
         "{lost} lost, {duplicated} duplicated, {wrong} wrong; {orphans} orphaned files of extractions, which are "

@@ -322,18 +322,14 @@ class TestRay:
     @staticmethod
     def killing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         """Start a Ray whose workers kill themselves at the first checkpoint they reach, once."""
-        import ray
+        from tests.private_ray import private_ray  # Ray, which the rest does without
 
         log = tmp_path_factory.mktemp("failpoint") / "log"
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("CXR_FAILPOINT", "train.after-checkpoint")
             patch.setenv("CXR_FAILPOINT_LOG", str(log))
-            ray.init(
-                address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
-                _node_ip_address="127.0.0.1", object_store_memory=128 * 1024**2,
-            )  # fmt: skip
-            yield log
-            ray.shutdown()
+            with private_ray():
+                yield log
 
     @staticmethod
     def test_a_killed_worker_is_started_again_and_ends_as_an_undisturbed_one(

@@ -23,6 +23,7 @@ from jobs.extract import ExtractRequest, extract
 from jobs.runners.actors import ActorPool
 from jobs.runners.outcome import Finished, Poison
 from jobs.workers import Workers
+from tests.private_ray import private_ray
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -32,17 +33,8 @@ TWO_CPUS = Resources(cpus=2, gpus=0, cpus_per_node=2)
 
 @pytest.fixture(scope="module", autouse=True)
 def _cluster() -> Iterator[None]:
-    ray.init(
-        address="local",
-        num_cpus=2,
-        num_gpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        _node_ip_address="127.0.0.1",
-        object_store_memory=128 * 1024**2,
-    )
-    yield
-    ray.shutdown()
+    with private_ray(gpus=2):
+        yield
 
 
 @ray.remote

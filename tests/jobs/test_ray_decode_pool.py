@@ -26,6 +26,7 @@ from jobs.runners.actors import IN_FLIGHT, ActorPool
 from jobs.runners.decode_pool import DecodePool
 from jobs.runners.outcome import Finished, Poison
 from jobs.workers import Workers
+from tests.private_ray import private_ray
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -36,17 +37,8 @@ REQUEST = ExtractRequest("demo", backbones="tests.tiny:TINY", weights="random:0"
 
 @pytest.fixture(scope="module", autouse=True)
 def _cluster() -> Iterator[None]:
-    ray.init(
-        address="local",
-        num_cpus=2,
-        num_gpus=0,
-        include_dashboard=False,
-        log_to_driver=False,
-        _node_ip_address="127.0.0.1",
-        object_store_memory=128 * 1024**2,
-    )
-    yield
-    ray.shutdown()
+    with private_ray():
+        yield
 
 
 @ray.remote(num_cpus=1, max_retries=0)

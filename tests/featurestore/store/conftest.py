@@ -72,6 +72,12 @@ def root(new_root: Callable[[], str]) -> str:
 
 
 @pytest.fixture
+def s3_root(s3_bucket: str) -> str:
+    """Return a prefix of its own, for what only S3 has."""
+    return f"s3://{s3_bucket}/{uuid.uuid4().hex}"
+
+
+@pytest.fixture
 def store(root: str) -> Store:
     """Return an empty store, local and on S3."""
     return Store(root)

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -21,37 +22,21 @@ pytestmark = pytest.mark.slow
 PLACES = ["a b", "it's", 'dq"x', "x%zz", "größe 日本", "[x]", "s*r", "x=1", "a;b", "{a}", "a+b&c", "~$x"]
 
 
-@pytest.fixture
-def root(s3_bucket: str) -> str:
-    """Return a prefix of its own."""
-    return f"s3://{s3_bucket}/{uuid.uuid4().hex}"
-
-
-def _labels(ids: list[str]) -> pa.Table:
-    return pa.table({"image_id": ids, "label": ["x"] * len(ids)})
-
-
-def _vectors(*ids: str) -> pa.Table:
-    columns = {"backbone": ["vgg16"], "spec_id": ["s1"], "embedding": [[1.0, 2.0]]}
-    rows = pa.table({"image_id": list(ids)} | {name: values * len(ids) for name, values in columns.items()})
-    return rows.set_column(3, "embedding", rows["embedding"].cast(pa.list_(pa.float32())))
-
-
 @pytest.mark.parametrize("place", PLACES)
-def test_a_store_works_at_any_prefix_and_writes_nowhere_else(root, s3_client, place):
-    store = Store(f"{root}/{place}/store")
+def test_a_store_works_at_any_prefix_and_writes_nowhere_else(s3_root, s3_client, place, vector_rows):
+    store = Store(f"{s3_root}/{place}/store")
     store.append("specs", pa.table({"spec_id": ["s1"], "backbone": ["vgg16"], "n_features": pa.array([2], pa.int32())}))
-    store.append("embeddings", _vectors("a"))
-    assert store.append("embeddings", _vectors("a", "b")) == 1
+    store.append("embeddings", vector_rows(["a"], np.array([[1, 2]])))
+    assert store.append("embeddings", vector_rows(["a", "b"], np.array([[1, 2], [1, 2]]))) == 1
     assert store.query("SELECT count(*) AS n FROM embeddings WHERE backbone = 'vgg16'").to_pylist() == [{"n": 2}]
     store.append("images", pa.table({"image_id": ["a"]}))
-    with featurestore.connect(f"{root}/{place}/store/") as con:
+    with featurestore.connect(f"{s3_root}/{place}/store/") as con:
         assert con.sql("SELECT image_id, embedding FROM vgg16 ORDER BY 1").fetchall() == [
             ("a", (1.0, 2.0)),
             ("b", (1.0, 2.0)),
         ]
     assert store.matrix("vgg16")[1].tolist() == [[1.0, 2.0]] * 2
-    bucket, _, prefix = root.removeprefix("s3://").partition("/")
+    bucket, _, prefix = s3_root.removeprefix("s3://").partition("/")
     keys = [item["Key"] for item in s3_client.list_objects_v2(Bucket=bucket, Prefix=prefix)["Contents"]]
     assert {key.removeprefix(f"{prefix}/").partition("/store/")[0] for key in keys} == {place}
     assert not any(key.endswith("/") for key in keys)
@@ -99,11 +84,11 @@ def test_an_address_that_cannot_be_is_refused(text):
         Store(text)
 
 
-def test_an_object_beside_the_one_asked_for_is_not_read(root):
+def test_an_object_beside_the_one_asked_for_is_not_read(s3_root, label_rows):
     """A prefix is no pattern."""
     for place in ("sXr", "s*r"):
-        store = Store(f"{root}/{place}")
-        store.append("labels", _labels([place]))
+        store = Store(f"{s3_root}/{place}")
+        store.append("labels", label_rows([place]))
         assert store.query("SELECT image_id FROM labels").to_pylist() == [{"image_id": place}]
 
 
@@ -135,18 +120,18 @@ def test_a_bucket_that_is_not_there_is_named(s3_server, way):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_an_endpoint_that_does_not_answer_is_named(root, monkeypatch, way):
+def test_an_endpoint_that_does_not_answer_is_named(s3_root, monkeypatch, way):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(UsageError, match=r"nothing answers at http://127.0.0.1:9 \(.*\); set AWS_ENDPOINT_URL to"):
-        _every_way(Store(root))[way]()
+        _every_way(Store(s3_root))[way]()
 
 
 @pytest.mark.parametrize("endpoint", ["rubbish", "http://nobody.invalid:1", "https://{server}"])
-def test_an_endpoint_that_cannot_be_is_named(root, s3_server, monkeypatch, endpoint):
+def test_an_endpoint_that_cannot_be_is_named(s3_root, s3_server, monkeypatch, endpoint):
     endpoint = endpoint.format(server=s3_server.removeprefix("http://"))
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
     with pytest.raises(UsageError, match=rf"nothing answers at {endpoint} \(.*set AWS_ENDPOINT_URL"):
-        Store(root).exists()
+        Store(s3_root).exists()
 
 
 @pytest.fixture
@@ -164,28 +149,28 @@ def strict(s3_server: str) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_wrong_credentials_are_told_what_to_set(root, strict, monkeypatch, way):
+def test_wrong_credentials_are_told_what_to_set(s3_root, strict, monkeypatch, way):
     # Other than before: what answered once is not asked again.
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", f"wrong-{way}")
     words = r"refuses the request \(.*INVALID_ACCESS_KEY_ID.*\); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
     with pytest.raises(UsageError, match=words):
-        _every_way(Store(root))[way]()
+        _every_way(Store(s3_root))[way]()
 
 
-def test_no_answer_repeats_the_secret(root, strict, monkeypatch):
+def test_no_answer_repeats_the_secret(s3_root, strict, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "SECRET")
     with pytest.raises(UsageError) as caught:
-        Store(root).exists()
+        Store(s3_root).exists()
     assert "SECRET'" not in str(caught.value).replace("AWS_SECRET_ACCESS_KEY", "")
 
 
-def test_an_unsafe_setting_of_the_environment_is_not_followed(root, monkeypatch):
+def test_an_unsafe_setting_of_the_environment_is_not_followed(s3_root, monkeypatch, label_rows):
     """Without our own options no commit would get through here."""
     monkeypatch.setenv("AWS_S3_ALLOW_UNSAFE_RENAME", "true")
     monkeypatch.setenv("AWS_CONDITIONAL_PUT", "disabled")
-    store = Store(root)
+    store = Store(s3_root)
     with ThreadPoolExecutor(8) as pool:
-        written = list(pool.map(lambda k: store.append("labels", _labels([f"i{k}", f"i{k + 1}"])), range(16)))
+        written = list(pool.map(lambda k: store.append("labels", label_rows([f"i{k}", f"i{k + 1}"])), range(16)))
     assert sum(written) == 17
     assert store.query("SELECT count(*) AS n, count(DISTINCT image_id) AS k FROM labels").to_pylist() == [
         {"n": 17, "k": 17}
@@ -194,6 +179,7 @@ def test_an_unsafe_setting_of_the_environment_is_not_followed(root, monkeypatch)
 
 WRITE = """
 import sys
+import numpy as np
 import pyarrow as pa
 from featurestore.store import Store
 store, writer = Store(sys.argv[1]), int(sys.argv[2])
@@ -211,15 +197,15 @@ print(total, commits)
 
 @pytest.mark.slow
 @pytest.mark.chaos
-def test_eight_writers_of_ten_commits_write_every_key_once(root, python, raw_at):
-    writers = [python(WRITE, root, str(writer)) for writer in range(8)]
+def test_eight_writers_of_ten_commits_write_every_key_once(s3_root, python, raw_at):
+    writers = [python(WRITE, s3_root, str(writer)) for writer in range(8)]
     outputs = [writer.communicate(timeout=500) for writer in writers]
     assert [writer.returncode for writer in writers] == [0] * 8, outputs
     totals, commits = zip(*(map(int, out.split()) for out, _ in outputs), strict=True)
     assert commits == (10,) * 8
     shared = {f"i{n:03d}" for w in range(8) for k in range(10) for n in range(8 * k + w, 8 * k + w + 12)}
     expected = sorted(shared | {f"own{w}-{k}" for w in range(8) for k in range(10)})
-    raw = raw_at(Store(root), "scores")
+    raw = raw_at(Store(s3_root), "scores")
     assert sorted(row["image_id"] for row in raw.rows()) == expected
     assert sum(totals) == len(expected)
     assert len(raw.actions("commitInfo")) == 1 + 80
@@ -227,9 +213,9 @@ def test_eight_writers_of_ten_commits_write_every_key_once(root, python, raw_at)
     assert sorted(raw.folder.rglob("*.parquet")) == sorted(raw.files())
 
 
-def test_sql_that_is_not_ours_gets_no_filesystem_and_ours_no_writing(root):
-    store = Store(root)
-    store.append("labels", _labels(["a"]))
+def test_sql_that_is_not_ours_gets_no_filesystem_and_ours_no_writing(s3_root, label_rows):
+    store = Store(s3_root)
+    store.append("labels", label_rows(["a"]))
     (live,) = store.snapshot("labels").paths()
     with store.connect(guarded=True) as con:
         assert con.list_filesystems() == []
@@ -243,10 +229,10 @@ def test_sql_that_is_not_ours_gets_no_filesystem_and_ours_no_writing(root):
 
 
 @pytest.mark.parametrize("size", [100, 2 << 20])
-def test_an_object_is_itself_in_pieces_and_its_size_is_remembered(root, size):
-    location, content = Location.parse(root), bytes(range(100)) * (size // 100)
+def test_an_object_is_itself_in_pieces_and_its_size_is_remembered(s3_root, size):
+    location, content = Location.parse(s3_root), bytes(range(100)) * (size // 100)
     location.write_bytes("labels/a", content)
-    objects, path = ExactObjects(location.filesystem()), f"{root}/labels/a"
+    objects, path = ExactObjects(location.filesystem()), f"{s3_root}/labels/a"
     for _ in range(2):
         with objects.open(path) as file:
             file.seek(30)

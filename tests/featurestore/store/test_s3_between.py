@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import socket
-import uuid
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -21,22 +21,6 @@ from featurestore.store.purge import purge
 from featurestore.store.schema import TABLES
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def root(s3_bucket: str) -> str:
-    """Return a prefix of its own."""
-    return f"s3://{s3_bucket}/{uuid.uuid4().hex}"
-
-
-def _labels(ids: list[str]) -> pa.Table:
-    return pa.table({"image_id": ids, "label": ["x"] * len(ids)})
-
-
-def _vectors(*ids: str) -> pa.Table:
-    columns = {"backbone": ["vgg16"], "spec_id": ["s1"], "embedding": [[1.0, 2.0]]}
-    rows = pa.table({"image_id": list(ids)} | {name: values * len(ids) for name, values in columns.items()})
-    return rows.set_column(3, "embedding", rows["embedding"].cast(pa.list_(pa.float32())))
 
 
 FORGETFUL = """
@@ -130,20 +114,22 @@ def forgetful(s3_server: str, python, monkeypatch) -> Iterator[Callable[[], list
     stop() if server.poll() is None else None
 
 
-def test_a_commit_whose_answer_was_lost_is_counted_once(root, forgetful):
-    store = Store(root)
-    assert [store.append("labels", _labels(ids)) for ids in (["a", "b"], ["b", "c"], ["a"])] == [2, 1, 0]
+def test_a_commit_whose_answer_was_lost_is_counted_once(s3_root, forgetful, label_rows):
+    store = Store(s3_root)
+    assert [store.append("labels", label_rows(ids)) for ids in (["a", "b"], ["b", "c"], ["a"])] == [2, 1, 0]
     rows = store.query("SELECT image_id FROM labels ORDER BY 1").to_pylist()
     assert [row["image_id"] for row in rows] == ["a", "b", "c"]
     assert [path[-7:-5] for path in forgetful()] == ["00", "01", "02"]  # the table's put, and two appends'
 
 
-def test_a_merge_and_a_forgetting_whose_answers_were_lost_keep_every_live_file(root, request):
+def test_a_merge_and_a_forgetting_whose_answers_were_lost_keep_every_live_file(
+    s3_root, request, label_rows, vector_rows
+):
     """delta-rs tries again, meets its own commit, and calls it another's: the files in it are live."""
-    store = Store(root)
+    store = Store(s3_root)
     for image in "abcd":
-        store.append("labels", _labels([image]))
-        store.append("embeddings", _vectors(image))
+        store.append("labels", label_rows([image]))
+        store.append("embeddings", vector_rows([image], np.ones((1, 2), np.float32)))
     patients = {"image_id": list("abcd"), "dataset": ["demo"] * 4, "patient_id": ["p", "p", "q", "q"]}
     store.append("images", pa.table(patients))
     forgetful = request.getfixturevalue("forgetful")
@@ -165,14 +151,14 @@ def test_a_merge_and_a_forgetting_whose_answers_were_lost_keep_every_live_file(r
     assert store.query("SELECT count(*) AS n FROM labels").to_pylist() == [{"n": 2}]
 
 
-def test_a_commit_asks_no_more_the_longer_the_log_is(root, requests_so_far):
+def test_a_commit_asks_no_more_the_longer_the_log_is(s3_root, requests_so_far, vector_rows):
     """It read the log's tail once for each spec: 438 requests for the sixtieth commit of seven."""
-    store = Store(root)
+    store = Store(s3_root)
     committer = Committer(store.location, TABLES["embeddings"])
     asked: list[int] = []
     with writing(store.location):
         for k in range(16):
-            files = [f for spec_id in ("s1", "s2", "s3") for f in _staged(store, spec_id, f"i{k}")]
+            files = [f for spec_id in ("s1", "s2", "s3") for f in _staged(store, spec_id, f"i{k}", vector_rows)]
             before = requests_so_far()
             assert committer.commit(files) == 3
             asked.append(requests_so_far() - before)
@@ -180,7 +166,7 @@ def test_a_commit_asks_no_more_the_longer_the_log_is(root, requests_so_far):
     assert max(asked[-4:]) <= max(asked[1:5]), asked
 
 
-def _staged(store: Store, spec_id: str, image: str) -> list[StagedFile]:
+def _staged(store: Store, spec_id: str, image: str, vector_rows: Callable[..., pa.Table]) -> list[StagedFile]:
     spec = TABLES["embeddings"]
-    rows = _vectors(image).set_column(2, "spec_id", pa.array([spec_id]))
+    rows = vector_rows([image], np.ones((1, 2), np.float32), spec_id=spec_id)
     return stage(store.location, spec, conform(rows, spec))
