@@ -12,6 +12,8 @@ import pytest
 
 from featurestore.store import Store
 
+pytestmark = pytest.mark.slow  # a store with vectors and models to be wrong about
+
 LOCAL = ("--dataset", "local")
 NETWORK = (*LOCAL, "--backbones", "densenet121", "--no-ray")
 HALF = (*LOCAL, "--split", "half")

@@ -20,6 +20,8 @@ from featurestore.images.decode import read_image
 from featurestore.images.preprocess import get_preprocess
 from featurestore.store import Store
 
+pytestmark = pytest.mark.slow  # imports whole networks
+
 LABELS = ["Edema", "Fracture"]
 FIELDS = {"name", "backbone", "variant", "sha256", "labels", "source"}
 TINY, SECOND = "tests.tiny:TINY", "tests.tiny:SECOND"

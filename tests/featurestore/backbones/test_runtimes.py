@@ -51,6 +51,7 @@ def test_a_runtime_computes_what_eager_pytorch_computes(kind, network, setting):
         np.testing.assert_allclose(found, expected[:images], rtol=0, atol=1e-5 * scale)
 
 
+@pytest.mark.slow
 def test_a_result_is_not_overwritten_by_the_next_batch(network, setting):
     pytest.importorskip("openvino", reason="the extra cxrstore[openvino] is not installed")
     runtime = build_runtime("openvino", network, CPU, setting)
@@ -61,6 +62,7 @@ def test_a_result_is_not_overwritten_by_the_next_batch(network, setting):
     np.testing.assert_array_equal(first, kept)
 
 
+@pytest.mark.slow
 def test_openvino_cannot_report_to_anybody(network, tmp_path):
     pytest.importorskip("openvino", reason="the extra cxrstore[openvino] is not installed")
     code = f"""

@@ -54,6 +54,7 @@ def _planned(store: Store, *, retry: bool = False, shard: int = 2) -> set[tuple[
     return set(pairs)
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(
     done=st.sets(st.tuples(st.integers(0, 5), st.integers(0, 2)), max_size=10),

@@ -17,6 +17,8 @@ from featurestore.store.lease import writing
 from featurestore.store.schema import TABLES
 from featurestore.store.tombstones import Tombstones, bury
 
+pytestmark = pytest.mark.slow  # each test makes and unmakes a store
+
 
 def _hex(n: int) -> str:
     return f"{n:x}" * 64

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 from featurestore.store import Store
 
+pytestmark = pytest.mark.slow  # hundreds of stores
+
 ANY_TEXT = st.text(st.characters(codec="utf-8"), max_size=8)
 KEY = ("dataset", "uri", "stage", "reason", "spec_id")
 FEW = st.sampled_from(["a", "b", "'", ""])

@@ -20,6 +20,8 @@ from featurestore.store.purge import Purged, purge, purged_versions, tables_to_p
 from featurestore.store.rewrite import rewrite
 from featurestore.store.schema import TABLES
 
+pytestmark = pytest.mark.slow  # each test makes and unmakes a table
+
 WORDS = ("pat-anna", "img-anna-1", "img-anna-2", "anna-film.png", "spot-anna")
 
 

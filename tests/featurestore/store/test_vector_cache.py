@@ -20,6 +20,8 @@ from featurestore.store.finding import FoundImage
 from featurestore.store.forgetting import Forgotten, forget
 from featurestore.store.vector_cache import open_vectors
 
+pytestmark = pytest.mark.slow  # copies vectors into DuckDB
+
 N_FEATURES = 8
 IDS = [f"{k:064x}" for k in range(40)]
 
