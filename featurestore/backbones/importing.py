@@ -14,7 +14,7 @@ from featurestore.backbones.foreign import load_torch, match
 from featurestore.backbones.network import Network
 from featurestore.backbones.requests import of_variant
 from featurestore.backbones.variants import build
-from featurestore.backbones.weights_file import make_head, read_head, unpack, without_head
+from featurestore.backbones.weights_file import make_head, read_ancestors, read_head, unpack, without_head
 from featurestore.errors import UsageError
 from featurestore.images.sources.labels import CHEXPERT_LABELS
 
@@ -96,6 +96,7 @@ def _from_safetensors(spec: BackboneSpec, path: Path, labels: Sequence[str] | No
         message = f"{path.name} says its head's labels are {', '.join(names)}; --labels {','.join(labels)} are others"
         raise UsageError(message)
     found.network.head, found.network.labels = head, names
+    found.network.ancestors = read_ancestors(metadata, names, path.name)
     return found
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from featurestore.backbones.catalogue import BackboneSpec
 from featurestore.backbones.fits import check_fits
 from featurestore.backbones.variants import build
 from featurestore.backbones.weights import WeightsRequest
-from featurestore.backbones.weights_file import read_head, read_request, without_head
+from featurestore.backbones.weights_file import read_ancestors, read_head, read_request, without_head
 from featurestore.errors import UsageError
 
 
@@ -36,16 +36,26 @@ class Network(nn.Module):
     head : torch.nn.Linear or None
     labels : list of str
         Names of the head's outputs, empty without a head.
+    ancestors : mapping of str to list of str, optional
+        Of a conditionally trained head: the labels that a label's output takes for given.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, features: nn.Module, spec: BackboneSpec, head: nn.Linear | None, labels: list[str]) -> None:
+    def __init__(
+        self,
+        features: nn.Module,
+        spec: BackboneSpec,
+        head: nn.Linear | None,
+        labels: list[str],
+        ancestors: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
         super().__init__()
         self.features = features
         self.head = head
         self.labels = labels
+        self.ancestors: Mapping[str, Sequence[str]] = ancestors or {}
         self.spec = spec
         self.register_buffer("mean", torch.tensor(spec.mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(spec.std).view(1, -1, 1, 1), persistent=False)
@@ -67,11 +77,39 @@ class Network(nn.Module):
     def forward(self, grey: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return embeddings ``(n, n_features)`` float32, and the head's probabilities ``(n, n_labels)`` if any."""
         pooled = self.pooled(grey)
-        return pooled, None if self.head is None else torch.sigmoid(self.head(pooled))
+        return pooled, None if self.head is None else probabilities(self.head, self.labels, self.ancestors, pooled)
 
     def pooled(self, grey: Tensor) -> Tensor:
         """Return embeddings ``(n, n_features)`` float32 of uint8 grey ``(n, h, w)``."""
         return self.feature_maps(grey).to(torch.float32).mean((2, 3))
+
+
+def probabilities(
+    head: nn.Linear, labels: Sequence[str], ancestors: Mapping[str, Sequence[str]], pooled: Tensor
+) -> Tensor:
+    """Return a head's unconditional probabilities.
+
+    A conditionally trained output is the probability given that its parents are present; the unconditional one is the
+    product along the path (Pham et al., Neurocomputing 2021, section 3).
+
+    Parameters
+    ----------
+    head : torch.nn.Linear
+    labels : sequence of str, of length n_labels
+    ancestors : mapping of str to sequence of str
+        Each among the labels; a label that is absent has none.
+    pooled : Tensor of shape (n, n_features), float32
+
+    Returns
+    -------
+    Tensor of shape (n, n_labels), float32
+        In [0, 1].
+    """
+    given: Tensor = torch.sigmoid(head(pooled))
+    if not ancestors:
+        return given
+    paths = [[labels.index(name) for name in (label, *ancestors.get(label, ()))] for label in labels]
+    return torch.stack([given[:, path].prod(1) for path in paths], dim=1)
 
 
 @dataclass(frozen=True)
@@ -103,13 +141,15 @@ def load_network(spec: BackboneSpec, request: WeightsRequest) -> LoadedWeights:
     loaders = {"random": _random, "imagenet": _imagenet, "file": _from_file, "registered": _from_file}
     network, source = loaders[request.kind](spec, request)
     network.eval().requires_grad_(False)
-    return LoadedWeights(network, fingerprint(network.state_dict(), network.labels), source)
+    return LoadedWeights(network, fingerprint(network.state_dict(), network.labels, network.ancestors), source)
 
 
-def fingerprint(state: dict[str, Tensor], labels: Sequence[str] = ()) -> str:
-    """Return the SHA-256 over name, dtype, shape and bytes of every tensor, in order of names, and the labels.
+def fingerprint(
+    state: dict[str, Tensor], labels: Sequence[str] = (), ancestors: Mapping[str, Sequence[str]] | None = None
+) -> str:
+    """Return the SHA-256 over name, dtype, shape and bytes of every tensor, in order of names, labels and ancestors.
 
-    Labels belong to it: the same head under other names gives other scores.
+    These belong to it: the same head under other names, or on other conditions, gives other scores.
     """
     digest = hashlib.sha256()
     for name in sorted(state):
@@ -118,6 +158,8 @@ def fingerprint(state: dict[str, Tensor], labels: Sequence[str] = ()) -> str:
         digest.update(tensor.view(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
     if labels:
         digest.update(json.dumps(list(labels)).encode())
+    if ancestors:
+        digest.update(json.dumps(ancestors, sort_keys=True).encode())
     return digest.hexdigest()
 
 
@@ -161,7 +203,8 @@ def _from_file(spec: BackboneSpec, request: WeightsRequest) -> tuple[Network, st
     check_fits(spec, model.state_dict(), features, what)
     model.load_state_dict(features)
     head, labels = read_head(spec, state, metadata, what)
-    return Network(model, spec, head, labels), f"file {what}" if request.kind == "file" else what
+    ancestors = read_ancestors(metadata, labels, what)
+    return Network(model, spec, head, labels, ancestors), f"file {what}" if request.kind == "file" else what
 
 
 def _first_line(error: Exception) -> str:

@@ -43,10 +43,10 @@ def register_network(
         If the name cannot be, or stands for other weights of this backbone.
     """
     spec = network.spec
-    sha256 = fingerprint(network.state_dict(), network.labels)
+    sha256 = fingerprint(network.state_dict(), network.labels, network.ancestors)
     weights = RegisteredWeights(
         name, spec.name, spec.variant, sha256, network.labels, source, licence=licence, preprocess=preprocess
     )
     metadata = {"backbone": spec.name, "variant": spec.variant, "sha256": sha256}
-    content = pack(network.features.state_dict(), network.head, network.labels, metadata)
+    content = pack(network.features.state_dict(), network.head, network.labels, metadata, network.ancestors)
     return register(store, weights, content, sources)

@@ -21,6 +21,8 @@ from featurestore.store import Store
 from featurestore.store.lease import writing
 
 FOLDER = "_weights"
+FINETUNED = "fine-tuned on {dataset} ("
+"""How the source of weights begins that have learnt a data set's own labels."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,18 @@ def registered(store: Store, name: str | None = None, backbone: str | None = Non
         [name, backbone],
     ).to_pylist()
     return [RegisteredWeights(**row | {"labels": row["labels"] or []}) for row in rows]
+
+
+def finetuned_specs(store: Store, dataset: str) -> set[str]:
+    """Return the specs whose networks have learnt this data set's own labels: no baseline, and no plain vectors.
+
+    It goes by what the registry says, which is there before the first score is.
+    """
+    sql = """
+        SELECT DISTINCT p.spec_id FROM specs p JOIN weights w ON w.sha256 = p.weights_sha256
+        WHERE w.remembered IS NULL AND starts_with(w.source, ?)
+    """
+    return set(store.query(sql, [FINETUNED.format(dataset=dataset)])["spec_id"].to_pylist())
 
 
 def check_free(store: Store, name: str, backbones: Sequence[str]) -> None:

@@ -67,7 +67,8 @@ def fingerprint_of_file(content: bytes) -> str:
     """
     length = int.from_bytes(content[:8], "little")
     header: dict[str, Any] = json.loads(content[8 : 8 + length])
-    labels = json.loads((header.pop("__metadata__", None) or {}).get("labels", "[]"))
+    metadata = header.pop("__metadata__", None) or {}
+    labels, ancestors = json.loads(metadata.get("labels", "[]")), json.loads(metadata.get("ancestors", "{}"))
     tensors = {_network_name(name): facts for name, facts in header.items()}
     data = memoryview(content)[8 + length :]
     digest = hashlib.sha256()
@@ -77,6 +78,8 @@ def fingerprint_of_file(content: bytes) -> str:
         digest.update(_piece(data, *facts["data_offsets"]))
     if labels:
         digest.update(json.dumps(labels).encode())
+    if ancestors:
+        digest.update(json.dumps(ancestors, sort_keys=True).encode())
     return digest.hexdigest()
 
 

@@ -1,13 +1,14 @@
 """Weights as safetensors: timm's names, ``cxr_head.weight`` and ``cxr_head.bias``, and what they are. Imports torch.
 
-The metadata says ``labels`` (JSON list, the head's outputs) and ``variant``; what a person may want to know stands
-beside them. A file that only has timm's names is read as well.
+The metadata says ``labels`` (JSON list, the head's outputs), ``variant``, and ``ancestors`` where the head was trained
+conditionally (JSON, the labels each output takes for given); what a person may want to know stands beside them. A file
+that only has timm's names is read as well.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -24,7 +25,11 @@ HEAD = "cxr_head"
 
 
 def pack(
-    features: Mapping[str, Tensor], head: nn.Linear | None, labels: list[str], metadata: Mapping[str, str]
+    features: Mapping[str, Tensor],
+    head: nn.Linear | None,
+    labels: list[str],
+    metadata: Mapping[str, str],
+    ancestors: Mapping[str, Sequence[str]] | None = None,
 ) -> bytes:
     """Return a safetensors file.
 
@@ -37,11 +42,14 @@ def pack(
         One an output of the head.
     metadata : mapping of str to str
         More to be said; ``variant`` at least.
+    ancestors : mapping of str to sequence of str, optional
+        Of a conditionally trained head.
     """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in features.items()}
     if head is not None:
         state |= {f"{HEAD}.{name}": tensor.detach().cpu().contiguous() for name, tensor in head.state_dict().items()}
-    return save(state, {**metadata, "labels": json.dumps(labels)})
+    given = {"ancestors": json.dumps(ancestors, sort_keys=True)} if ancestors else {}
+    return save(state, {**metadata, **given, "labels": json.dumps(labels)})
 
 
 def read_request(request: WeightsRequest) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -117,6 +125,24 @@ def read_head(
     if not finite(weight) or not finite(bias):
         raise UsageError(f"{what}: its head of {len(labels)} outputs holds NaN or infinite numbers")
     return make_head(weight, bias), labels
+
+
+def read_ancestors(metadata: Mapping[str, str], labels: list[str], what: str) -> dict[str, list[str]]:
+    """Return which labels each of a conditionally trained head's outputs takes for given.
+
+    Raises
+    ------
+    UsageError
+        If one is no output of the head.
+    """
+    try:
+        found: dict[str, list[str]] = json.loads(metadata.get("ancestors", "{}"))
+    except json.JSONDecodeError as error:
+        raise UsageError(f"{what}: metadata 'ancestors' is not JSON ({error}); export or import it again") from error
+    strangers = {name for label, above in found.items() for name in (label, *above)} - set(labels)
+    if strangers:
+        raise UsageError(f"{what}: metadata 'ancestors' names {', '.join(sorted(strangers))}, which the head lacks")
+    return found
 
 
 def make_head(weight: Tensor, bias: Tensor) -> nn.Linear:

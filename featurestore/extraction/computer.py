@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from featurestore.backbones.catalogue import BackboneSpec
-from featurestore.backbones.network import Network, load_network
+from featurestore.backbones.network import Network, load_network, probabilities
 from featurestore.backbones.runtimes.base import Runtime, Setting, Unavailable
 from featurestore.backbones.runtimes.build import build_runtime
 from featurestore.backbones.weights import WeightsRequest
@@ -35,12 +36,15 @@ class Computer:
     head : torch.nn.Linear or None
         On the CPU: it is a thousandth of the work.
     labels : list of str
+    ancestors : dict of str to list of str
+        Of a conditionally trained head.
     """
 
     spec: BackboneSpec
     runtime: Runtime
     head: torch.nn.Linear | None
     labels: list[str]
+    ancestors: Mapping[str, Sequence[str]]
 
     def run(self, grey: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """Return embeddings ``(n, n_features)`` and probabilities ``(n, n_labels)``, if any, of uint8 grey images."""
@@ -48,7 +52,8 @@ class Computer:
         if self.head is None:
             return embeddings, None
         with torch.inference_mode():
-            return embeddings, torch.sigmoid(self.head(torch.from_numpy(embeddings))).numpy()
+            pooled = torch.from_numpy(embeddings)
+            return embeddings, probabilities(self.head, self.labels, self.ancestors, pooled).numpy()
 
 
 def load_computer(
@@ -72,7 +77,7 @@ def load_computer(
         # The numbers agree to 1e-3 and say what computed them: a machine that lacks a library can still help.
         _LOG.warning("%s: %s is not used on %s: %s", backbone.name, kind, socket.gethostname(), reason)
         runtime = build_runtime("eager", network, device, setting)
-    return Computer(backbone, runtime, head, network.labels)
+    return Computer(backbone, runtime, head, network.labels, network.ancestors)
 
 
 def load_checked(backbone: BackboneSpec, request: WeightsRequest, expected: str, device: torch.device) -> Network:
