@@ -1,9 +1,13 @@
-"""The heads: one literal table. Adding a head is adding a row (and, for a new library, the function that builds it)."""
+"""The heads: one literal table. Adding a head is adding a row (and, for a new library, the function that builds it).
+
+A head of one's own needs no row: `classifiers.own_heads` takes any factory of a scikit-learn-compatible classifier.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -26,8 +30,11 @@ class Estimator(Protocol):
     def predict_proba(self, X: Any) -> Any:
         """Return (n_images, n_classes), or a list of them, one per label."""
 
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return parameters, those of nested estimators as ``name__parameter``."""
+
     def set_params(self, **params: Any) -> Any:
-        """Change parameters, `n_jobs` among them."""
+        """Change parameters, such as `n_jobs`."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,10 @@ class HeadSpec:
         Whether one estimator learns all labels at once; otherwise one is fitted per label.
     unit : {"probability", "log-odds"}
         The unit in which the head's output is a sum over trees: what an additive explanation explains.
+    by_backbone : mapping of str to mapping
+        Parameters that differ between backbones.
+    source : str
+        SHA-256 of the code of a user's own factory: a changed one makes other models.
     """
 
     name: str
@@ -53,6 +64,12 @@ class HeadSpec:
     params: Mapping[str, Any]
     multi_output: bool
     unit: Literal["probability", "log-odds"]
+    by_backbone: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    source: str = ""
+
+    def params_for(self, backbone: str) -> dict[str, Any]:
+        """Return what the factory is handed for the vectors of a backbone."""
+        return {**self.params, **self.by_backbone.get(backbone, {})}
 
 
 def _random_forest(seed: int, n_jobs: int, **params: Any) -> Estimator:
@@ -76,6 +93,29 @@ def _lightgbm(seed: int, n_jobs: int, **params: Any) -> Estimator:
     return boosting
 
 
+def _tree(seed: int, n_jobs: int, **params: Any) -> Estimator:
+    from sklearn.tree import DecisionTreeClassifier
+
+    tree: Estimator = DecisionTreeClassifier(random_state=seed, **params)
+    return tree
+
+
+def _neighbours(seed: int, n_jobs: int, **params: Any) -> Estimator:
+    from sklearn.neighbors import KNeighborsClassifier
+
+    neighbours: Estimator = KNeighborsClassifier(n_jobs=n_jobs, **params)
+    return neighbours
+
+
+def _logistic(seed: int, n_jobs: int, **params: Any) -> Estimator:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    line: Estimator = make_pipeline(StandardScaler(), LogisticRegression(random_state=seed, **params))
+    return line
+
+
 def _params(**params: Any) -> Mapping[str, Any]:
     return MappingProxyType(params)
 
@@ -95,25 +135,74 @@ _EXTRA = _params(
 # deterministic needs force_row_wise (or col_wise), or the choice between them is timed anew at each fit.
 _BOOST = _params(n_estimators=50, max_depth=3, num_leaves=8, deterministic=True, force_row_wise=True, verbose=-1)
 
-HEADS: Mapping[str, HeadSpec] = MappingProxyType(
+# LightGBM's forest mode on histograms of 255 bins; bagging is part of it.
+_LGBM_FOREST = _params(
+    boosting_type="rf", n_estimators=100, max_depth=10, num_leaves=64, min_child_samples=4, subsample=0.8,
+    subsample_freq=1, colsample_bynode=0.05, deterministic=True, force_row_wise=True, verbose=-1,
+)  # fmt: skip
+_FOREST_2021 = _params(n_estimators=200, max_features="sqrt")
+_BY_BACKBONE_2021 = MappingProxyType(
     {
-        spec.name: spec
-        for spec in (
-            HeadSpec("rf", _random_forest, _FOREST, multi_output=True, unit="probability"),
-            HeadSpec("rf100", _random_forest, _GRID, multi_output=True, unit="probability"),
-            HeadSpec("extra_trees", _extra_trees, _EXTRA, multi_output=True, unit="probability"),
-            HeadSpec("lightgbm", _lightgbm, _BOOST, multi_output=False, unit="log-odds"),
+        backbone: _params(max_depth=depth, min_samples_split=split, min_samples_leaf=leaf)
+        for backbone, depth, split, leaf in (
+            ("densenet121", 15, 2, 10),
+            ("densenet169", 15, 2, 10),
+            ("densenet201", 30, 10, 10),
+            ("inception_resnet_v2", 30, 10, 1),
+            ("xception", 30, 10, 1),
+            ("vgg16", 5, 2, 10),
+            ("vgg19", 15, 50, 1),
         )
     }
 )
-"""Every head by name: the paper's forest, its grid-searched one, extremely randomised trees, the 2021 boosting."""
+_STACKING = _params(n_estimators=1400, max_depth=30, min_samples_split=5, max_features="sqrt")
+_BALANCED = "balanced"
+
+
+def _weighted(spec: HeadSpec) -> HeadSpec:
+    """Return a head that weighs each class by the inverse of its share of the training images."""
+    # Of several labels each has weights of its own, so one estimator is fitted for each.
+    params = _params(**spec.params, class_weight=_BALANCED)
+    return replace(spec, name=f"{spec.name}_{_BALANCED}", params=params, multi_output=False)
+
+
+_PLAIN = (
+    HeadSpec("rf", _random_forest, _FOREST, multi_output=True, unit="probability"),
+    HeadSpec("rf100", _random_forest, _GRID, multi_output=True, unit="probability"),
+    HeadSpec("rf2021", _random_forest, _FOREST_2021, True, "probability", _BY_BACKBONE_2021),
+    HeadSpec("extra_trees", _extra_trees, _EXTRA, multi_output=True, unit="probability"),
+    HeadSpec("tree", _tree, _params(max_depth=10), multi_output=True, unit="probability"),
+    HeadSpec("knn", _neighbours, _params(n_neighbors=10, p=1), multi_output=True, unit="probability"),
+    HeadSpec("logistic", _logistic, _params(C=0.01, max_iter=1000), multi_output=False, unit="log-odds"),
+    HeadSpec("lightgbm", _lightgbm, _BOOST, multi_output=False, unit="log-odds"),
+    HeadSpec("lightgbm_forest", _lightgbm, _LGBM_FOREST, multi_output=False, unit="log-odds"),
+    HeadSpec("rf_stacking", _random_forest, _STACKING, multi_output=True, unit="probability"),
+)
+_WITH_WEIGHTS = ("rf100", "extra_trees", "lightgbm")
+HEADS: Mapping[str, HeadSpec] = MappingProxyType(
+    {spec.name: spec for spec in (*_PLAIN, *(_weighted(spec) for spec in _PLAIN if spec.name in _WITH_WEIGHTS))}
+)
+"""Every shipped head by name.
+
+The paper's forest, its grid-searched one, the 2021 paper's by backbone, extremely randomised trees, a decision tree,
+nearest neighbours (10, Manhattan), logistic regression on standardised features, the 2021 boosting, the forest for
+stacking; and some with class weights.
+"""
 
 
 def head_spec(name: str) -> HeadSpec:
-    """Return the head of that name; `UsageError` names those there are."""
-    if name not in HEADS:
-        raise UsageError(f"no head {name!r}; choose among {', '.join(HEADS)}")
-    return HEADS[name]
+    """Return a head by its name, or a user's own by ``module:factory`` or its entry point.
+
+    Raises
+    ------
+    UsageError
+        If there is none; names those there are.
+    """
+    if name in HEADS:
+        return HEADS[name]
+    from classifiers.own_heads import find_head
+
+    return find_head(name)
 
 
 @dataclass(frozen=True)
@@ -164,8 +253,8 @@ class FittedHead:
         _check_features(X)
         result = np.full((len(X), len(self.labels)), np.nan)
         for block in self.blocks:
-            block.estimator.set_params(n_jobs=1)
-            result[:, list(block.columns)] = predict_probabilities(block.estimator, X)
+            block.estimator.set_params(**_one_thread(block.estimator))
+            result[:, list(block.columns)] = predict_probabilities(block.estimator, X, len(block.columns))
         return result
 
 
@@ -177,6 +266,7 @@ def fit_head(
     *,
     seed: int,
     n_jobs: int = 1,
+    backbone: str = "",
 ) -> FittedHead:
     """Fit a head on vectors.
 
@@ -197,6 +287,8 @@ def fit_head(
         In [0, 2**32 - 1].
     n_jobs : int
         Threads for fitting; the result does not depend on it.
+    backbone : str
+        Whose vectors they are, for a head whose parameters differ between backbones.
 
     Returns
     -------
@@ -205,7 +297,7 @@ def fit_head(
     Raises
     ------
     UsageError
-        X holds nan or infinity.
+        X holds nan or infinity, or the head is no classifier with probabilities.
     ValueError
         The shapes do not fit together.
     """
@@ -215,11 +307,12 @@ def fit_head(
     failed = {label: why for label, y in zip(labels, Y.T, strict=True) if (why := _unfit(label, y))}
     columns = [column for column, label in enumerate(labels) if label not in failed]
     groups = _same_rows(Y, columns) if spec.multi_output else [(column,) for column in columns]
-    blocks = tuple(Block(group, _fit(spec, X, Y, group, seed, n_jobs)) for group in groups)
+    make = partial(spec.factory, seed=seed, n_jobs=n_jobs, **spec.params_for(backbone))
+    blocks = tuple(Block(group, _fit(spec.name, make(), X, Y, group)) for group in groups)
     return FittedHead(spec, tuple(labels), blocks, failed)
 
 
-def predict_probabilities(estimator: Estimator, X: NDArray[np.float32]) -> NDArray[np.float64]:
+def predict_probabilities(estimator: Estimator, X: NDArray[np.float32], labels: int = 1) -> NDArray[np.float64]:
     """Return P(1) per label, whatever shape the estimator answers in.
 
     Parameters
@@ -227,6 +320,8 @@ def predict_probabilities(estimator: Estimator, X: NDArray[np.float32]) -> NDArr
     estimator : Estimator
         Fitted on one label or several; a label that was constant in training has one class and gives 0 or 1.
     X : numpy.ndarray of shape (n_images, n_features), float32
+    labels : int
+        How many it was fitted on.
 
     Returns
     -------
@@ -234,6 +329,8 @@ def predict_probabilities(estimator: Estimator, X: NDArray[np.float32]) -> NDArr
     """
     answer = estimator.predict_proba(X)
     several = isinstance(answer, list)
+    if labels > 1 and not several:  # neural networks answer P(1) of each label in one array
+        return np.asarray(answer, dtype=np.float64)
     pairs = zip(answer, estimator.classes_, strict=True) if several else [(answer, estimator.classes_)]
     return np.column_stack([_positive(probability, classes) for probability, classes in pairs])
 
@@ -244,13 +341,22 @@ def _positive(probability: NDArray[np.float64], classes: Any) -> NDArray[np.floa
 
 
 def _fit(
-    spec: HeadSpec, X: NDArray[np.float32], Y: NDArray[np.float64], columns: Sequence[int], seed: int, n_jobs: int
+    name: str, estimator: Estimator, X: NDArray[np.float32], Y: NDArray[np.float64], columns: Sequence[int]
 ) -> Estimator:
+    if not hasattr(estimator, "predict_proba"):
+        raise UsageError(
+            f"head {name!r} is a {type(estimator).__name__} without predict_proba; give a classifier that has it, or "
+            "wrap it in sklearn.calibration.CalibratedClassifierCV"
+        )
     known = ~np.isnan(Y[:, columns[0]])
     target = Y[np.ix_(known, np.asarray(columns))].astype(np.int64)
-    estimator = spec.factory(seed=seed, n_jobs=n_jobs, **spec.params)
     estimator.fit(X[known], target[:, 0] if len(columns) == 1 else target)
     return estimator
+
+
+def _one_thread(estimator: Estimator) -> dict[str, int]:
+    """Return what sets an estimator, and those inside it, to one thread."""
+    return {name: 1 for name in estimator.get_params() if name == "n_jobs" or name.endswith("__n_jobs")}
 
 
 def _same_rows(Y: NDArray[np.float64], columns: Sequence[int]) -> list[tuple[int, ...]]:

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from classifiers.labels import label_matrix
+from classifiers.grouped_labels import truth_matrix
 from classifiers.splits import Split, load_split
 from featurestore.errors import UsageError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from classifiers.training import Cell
+    from classifiers.cells import Cell
     from featurestore.store import Store
 
 
@@ -27,8 +27,11 @@ class CellRows:
 
     Parameters
     ----------
-    train_ids, held_ids : list of str
-        Part train, and parts val and test; of a fold, all other folds and the fold itself.
+    train_ids : list of str
+        Part train; of a fold, all other folds.
+    train_patients : list of str
+    held_ids : list of str
+        Parts val and test; of a fold, the fold itself.
     held_parts : list of str
     train_labels : numpy.ndarray of shape (n_train, n_labels), float64
         1, 0 or nan.
@@ -40,6 +43,7 @@ class CellRows:
     """
 
     train_ids: list[str]
+    train_patients: list[str]
     held_ids: list[str]
     held_parts: list[str]
     train_labels: NDArray[np.float64]
@@ -59,7 +63,7 @@ def load_rows(store: Store, cell: Cell) -> CellRows:
     split = load_split(store, cell.dataset, cell.split)
     used = _with_vector(store, cell, split)
     ids = [split.ids[i] for i in used]
-    labels = label_matrix(store, cell.dataset, ids, cell.labels, cell.policy)
+    labels = truth_matrix(store, cell.dataset, ids, cell.labels, cell.policy, dict(cell.groups))
     parts, folds = [split.parts[i] for i in used], [split.folds[i] for i in used]
     if cell.fold is None:
         train = np.array([part == "train" for part in parts], dtype=bool)
@@ -70,6 +74,7 @@ def load_rows(store: Store, cell: Cell) -> CellRows:
     held = np.flatnonzero(~train)
     return CellRows(
         train_ids=[ids[i] for i in np.flatnonzero(train)],
+        train_patients=[split.patients[used[i]] for i in np.flatnonzero(train)],
         held_ids=[ids[i] for i in held],
         held_parts=[parts[i] for i in held],
         train_labels=labels[train],
@@ -91,20 +96,23 @@ def data_digest(
 
 def _with_vector(store: Store, cell: Cell, split: Split) -> list[int]:
     """Return the positions of the split's images that have a vector; a missing one must be known as rejected."""
-    sql = "SELECT image_id FROM embeddings WHERE backbone = ? AND spec_id = ?"
-    stored = set(store.query(sql, [cell.backbone, cell.spec_id])["image_id"].to_pylist())
-    missing = [image for image in split.ids if image not in stored]
-    if missing:
-        _check_rejected(store, cell, missing, len(split.ids))
-    return [i for i, image in enumerate(split.ids) if image in stored]
+    usable = set(split.ids)
+    for backbone, spec_id in cell.specs:
+        sql = "SELECT image_id FROM embeddings WHERE backbone = ? AND spec_id = ?"
+        stored = set(store.query(sql, [backbone, spec_id])["image_id"].to_pylist())
+        missing = [image for image in split.ids if image not in stored]
+        if missing:
+            _check_rejected(store, cell, (backbone, spec_id), missing, len(split.ids))
+        usable &= stored
+    return [i for i, image in enumerate(split.ids) if image in usable]
 
 
-def _check_rejected(store: Store, cell: Cell, missing: Sequence[str], total: int) -> None:
+def _check_rejected(store: Store, cell: Cell, spec: tuple[str, str], missing: Sequence[str], total: int) -> None:
     sql = "SELECT DISTINCT image_id FROM rejects WHERE image_id IS NOT NULL AND coalesce(spec_id, '') IN ('', ?)"
-    rejected = set(store.query(sql, [cell.spec_id])["image_id"].to_pylist())
+    rejected = set(store.query(sql, [spec[1]])["image_id"].to_pylist())
     pending = [image for image in missing if image not in rejected]
     if pending:
         raise UsageError(
-            f"{len(pending)} of {total} images of split {cell.split!r} have no {cell.backbone} vector of spec "
-            f"{cell.spec_id}; run `cxr extract` for data set {cell.dataset!r} first"
+            f"{len(pending)} of {total} images of split {cell.split!r} have no {spec[0]} vector of spec "
+            f"{spec[1]}; run `cxr extract` for data set {cell.dataset!r} first"
         )

@@ -6,10 +6,9 @@ A cell that is stored already is not fitted again, and keeps the seconds it took
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from time import perf_counter
@@ -18,7 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from classifiers.approaches import ALL, CONCATENATED, EMBEDDINGS, STACKING_B
+from classifiers.cells import Cell, cell_id
+from classifiers.design import design
 from classifiers.heads import FittedHead, fit_head, head_spec
+from classifiers.label_map import LabelMap, made_of
 from classifiers.labels import LabelPolicy, check_labels, dataset_labels
 from classifiers.rows import CellRows, load_rows
 from classifiers.splits import load_split
@@ -32,41 +35,7 @@ if TYPE_CHECKING:
 
 _LIBRARIES = ("numpy", "scipy", "scikit-learn", "lightgbm")
 _MAX_SEED = 2**32 - 1
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One head to fit: everything that decides its result, beside the data.
-
-    Parameters
-    ----------
-    dataset, split : str
-    head : str
-        A name in `classifiers.heads.HEADS`.
-    backbone, spec_id, weights : str
-        Where the vectors come from. ``weights`` is a name to show; ``spec_id`` already says which weights they are.
-    labels : tuple of str
-        In order: the columns of a multi-output head.
-    fold : int or None
-        The fold held out (kfold), else None.
-    seed : int
-        In [0, 2**32 - 1].
-    policy : LabelPolicy
-    approach : str
-        ``embeddings``.
-    """
-
-    dataset: str
-    split: str
-    head: str
-    backbone: str
-    spec_id: str
-    weights: str
-    labels: tuple[str, ...]
-    fold: int | None = None
-    seed: int = 0
-    policy: LabelPolicy = field(default_factory=LabelPolicy)
-    approach: str = "embeddings"
+_IN_PARAMS = ("policy", "labels", "several", "in_sample", "groups")
 
 
 @dataclass(frozen=True)
@@ -102,6 +71,11 @@ def plan_cells(
     labels: Sequence[str] | None = None,
     seeds: Sequence[int] = (0,),
     policy: LabelPolicy | None = None,
+    approach: str = EMBEDDINGS,
+    *,
+    concatenate: bool = False,
+    in_sample: bool = False,
+    label_map: LabelMap | None = None,
 ) -> list[Cell]:
     """List the cells of heads x backbones x seeds (x folds), having checked that they can be fitted.
 
@@ -116,6 +90,13 @@ def plan_cells(
         Default: every label the data set offers.
     seeds : sequence of int
     policy : LabelPolicy, optional
+    approach : {"embeddings", "stacking-a", "stacking-b"}
+    concatenate : bool
+        Of embeddings: one head on all backbones' vectors side by side.
+    in_sample : bool
+        Of stacking B: see `Cell`.
+    label_map : LabelMap, optional
+        Whose labels are learnt, each the maximum over a group of the data set's; ``labels`` may choose among them.
 
     Returns
     -------
@@ -127,19 +108,29 @@ def plan_cells(
         An unknown data set, split, head or label, a seed out of range, no backbone, or images of the split without a
         vector that were not rejected either; the message names what there is.
     """
-    names = dataset_labels(store, dataset) if labels is None else list(labels)
-    check_labels(store, dataset, names)
+    offered, groups = dataset_labels(store, dataset), label_map or {}
+    names = list(labels if labels is not None else groups or offered)
+    members = [m for name in names for m in made_of(name, groups, offered) or (name,)]
+    check_labels(store, dataset, list(dict.fromkeys(members)) if label_map else names)
+    grouped = tuple((name, made_of(name, groups, offered)) for name in names if name in groups)
     for seed in seeds:
         if not 0 <= seed <= _MAX_SEED:
             raise UsageError(f"seed {seed}: expected 0 to {_MAX_SEED}")
+    for head in heads:
+        head_spec(head)
     if not specs:
         raise UsageError("no backbone to fit heads on; run `cxr extract` first")
     folds = load_split(store, dataset, split).fold_numbers()
+    several: tuple[tuple[str, str], ...] = ()
+    if approach != EMBEDDINGS or concatenate:
+        several = tuple((backbone, spec_id) for backbone, (spec_id, _) in specs.items())
+        specs = {CONCATENATED if approach == EMBEDDINGS else ALL: _joined(specs)}
+    asked = policy or LabelPolicy()
     cells = [
-        Cell(dataset, split, head_spec(head).name, backbone, *spec, tuple(names), fold, seed, policy or LabelPolicy())
+        Cell(dataset, split, head, name, *spec, tuple(names), fold, seed, asked, approach, several, in_sample, grouped)
         for head in heads
         for seed in seeds
-        for backbone, spec in specs.items()
+        for name, spec in specs.items()
         for fold in folds
     ]
     for cell in {cell.spec_id: cell for cell in cells}.values():
@@ -147,18 +138,9 @@ def plan_cells(
     return cells
 
 
-def cell_id(cell: Cell, digest: str) -> str:
-    """Return the model's id: ``m`` and 20 hex digits over all that changes the result.
-
-    Parameters
-    ----------
-    cell : Cell
-    digest : str
-        `CellRows.digest`: the image ids, their parts and folds, and their labels.
-    """
-    described = asdict(replace(cell, weights=""))  # a name only; the weights themselves are in spec_id
-    identity = {**described, "digest": digest, "params": dict(head_spec(cell.head).params)}
-    return "m" + hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:20]
+def _joined(specs: Mapping[str, tuple[str, str]]) -> tuple[str, str]:
+    weights = dict.fromkeys(name for _, name in specs.values())
+    return "+".join(spec_id for spec_id, _ in specs.values()), "+".join(weights)
 
 
 def run_cell(store: Store, cell: Cell, n_jobs: int = 1, run_id: str | None = None) -> CellResult:
@@ -189,8 +171,7 @@ def run_cell(store: Store, cell: Cell, n_jobs: int = 1, run_id: str | None = Non
 def fit_cell(store: Store, cell: Cell, n_jobs: int = 1) -> FittedHead:
     """Fit a cell's head again, exactly as `run_cell` did: heads are cheap and deterministic, so none is pickled."""
     rows = load_rows(store, cell)
-    _, X = store.matrix(cell.spec_id, rows.train_ids)
-    return _fit(cell, rows, X, n_jobs)
+    return _fit(cell, rows, design(store, cell, rows, n_jobs).train, n_jobs)
 
 
 def commit_cells(store: Store, results: Sequence[CellResult]) -> int:
@@ -213,15 +194,17 @@ def _run(store: Store, cell: Cell, n_jobs: int, run_id: str | None) -> CellResul
     stored = store.query("SELECT * FROM models WHERE model_id = ?", [model_id])
     if stored.num_rows:
         return _cached(store, cell, stored)
-    _, X = store.matrix(cell.spec_id, rows.train_ids + rows.held_ids)
-    X_train, X_held = X[: len(rows.train_ids)], X[len(rows.train_ids) :]
-    head_spec(cell.head).factory(seed=0, n_jobs=1, **head_spec(cell.head).params)  # import the library off the clock
+    below = head_spec(cell.head)
+    below.factory(seed=0, n_jobs=1, **below.params_for(cell.backbone))  # import the library off the clock
     start = perf_counter()
-    head = _fit(cell, rows, X_train, n_jobs)
+    X = design(store, cell, rows, n_jobs)
+    if cell.approach != STACKING_B:  # there the heads below are fitted meanwhile, else vectors are read
+        start = perf_counter()
+    head = _fit(cell, rows, X.train, n_jobs)
     fitted = perf_counter()
     if not head.blocks:
         return CellResult(cell, _empty("models"), _empty("predictions"), head.failed)
-    probabilities = head.predict(X_held)
+    probabilities = head.predict(X.held)
     seconds = {"fit_seconds": fitted - start, "predict_seconds": perf_counter() - fitted}
     about = {"model_id": model_id, "tables": json.dumps(tables), "run_id": run_id, **seconds}
     return CellResult(
@@ -230,7 +213,8 @@ def _run(store: Store, cell: Cell, n_jobs: int, run_id: str | None) -> CellResul
 
 
 def _fit(cell: Cell, rows: CellRows, X: NDArray[np.float32], n_jobs: int) -> FittedHead:
-    return fit_head(head_spec(cell.head), X, rows.train_labels, cell.labels, seed=cell.seed, n_jobs=n_jobs)
+    spec, Y = cell.fitted_head, rows.train_labels
+    return fit_head(spec, X, Y, cell.labels, seed=cell.seed, n_jobs=n_jobs, backbone=cell.backbone)
 
 
 def _cached(store: Store, cell: Cell, stored: pa.Table) -> CellResult:
@@ -242,16 +226,20 @@ def _cached(store: Store, cell: Cell, stored: pa.Table) -> CellResult:
 
 def _model_row(cell: Cell, rows: CellRows, head: FittedHead, about: Mapping[str, Any]) -> pa.Table:
     params = {
-        "head": dict(head.spec.params),
+        "head": head.spec.params_for(cell.backbone),
+        "factory": cell.head,
         "policy": asdict(cell.policy),
         "labels": list(cell.labels),
         "failed": dict(head.failed),
         "without_vector": rows.without_vector,
+        "several": [list(pair) for pair in cell.several],
+        "label_map": dict(cell.groups),
     }
-    described = {key: value for key, value in asdict(cell).items() if key not in ("policy", "labels")}
+    described = {key: value for key, value in asdict(cell).items() if key not in _IN_PARAMS}
     row = {
         **described,
         **about,
+        "head": cell.head_name,
         "labels": list(head.labels_ok),
         "params": json.dumps(params),
         "digest": rows.digest,

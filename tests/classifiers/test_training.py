@@ -8,9 +8,10 @@ import pyarrow as pa
 import pytest
 from sklearn.ensemble import RandomForestClassifier
 
+from classifiers.cells import cell_id
 from classifiers.labels import LabelPolicy
 from classifiers.splits import load_split, make_split
-from classifiers.training import cell_id, commit_cells, fit_cell, plan_cells, run_cell
+from classifiers.training import commit_cells, fit_cell, plan_cells, run_cell
 from featurestore.errors import UsageError
 
 pytestmark = pytest.mark.slow  # the whole of it; `make test` runs it, `make test-fast` does not
