@@ -52,7 +52,7 @@ chaos: $(VENV)/.test
 	$(BIN)/python -m tests.chaos.run
 
 .PHONY: bench-extract
-# Ours beside the networks alone, a hand-written loop and Ray Data; 40 minutes on two cores that do nothing else.
+# Ours beside the networks alone, a hand-written loop and Ray Data; over an hour on two cores that do nothing else.
 bench-extract: $(VENV)/.test
 	$(BIN)/python -m tests.benchmarks.extract
 
@@ -60,6 +60,16 @@ bench-extract: $(VENV)/.test
 # Ours beside plain pyarrow, deltalake and DuckDB on the same files; under ten minutes on two cores, 2 GB of disk.
 bench-store: $(VENV)/.test
 	$(BIN)/python -m tests.benchmarks.store
+
+.PHONY: bench-heads
+# Heads on stored vectors beside plain scikit-learn: the authors' workload, a new head, faster forests; some five minutes.
+bench-heads: $(VENV)/.test
+	$(BIN)/python -m tests.benchmarks.heads
+
+.PHONY: coverage
+# How often the AUC's 95 % interval holds the truth, by simulation, as a grid; two minutes.
+coverage: $(VENV)/.test
+	$(BIN)/python -m tests.classifiers.coverage_grid
 
 .PHONY: bench-train
 # Our training loop beside a plain PyTorch loop on preloaded tensors; some five minutes on two cores that do nothing else.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -107,7 +108,7 @@ class Ceiling:
         built = time.perf_counter() - start
         grey = trial_images(batch, SIZE)
         runtime(grey)
-        rounds = max(2, round(20 / batch))
+        rounds = max(3, round(20 / batch))
         rate = batch / min(seconds_of(lambda: runtime(grey)) for _ in range(rounds))
         self.tried.append(
             {"backbone": name, "runtime": kind, "batch": batch, "images_per_second": rate, "build_seconds": built}
@@ -121,10 +122,10 @@ class Ceiling:
         return self.images / sum(self._seconds(runtime, stock[batch]) for runtime, batch, _ in self.best.values())
 
     def _seconds(self, runtime: Runtime, grey: np.ndarray) -> float:
-        whole, rest = divmod(self.images, len(grey))
+        whole = max(1, self.images // len(grey))
         spent = seconds_of(lambda: [runtime(grey) for _ in range(whole)])
         # A last batch that is not full costs its share: the ceiling knows no leftovers.
-        return spent * self.images / (whole * len(grey)) if rest else spent
+        return spent * self.images / (whole * len(grey))
 
 
 # --- (b) by hand -------------------------------------------------------------------------------------------------
@@ -197,14 +198,14 @@ class ByHand:
             vectors = [self._models[name].forward_features(batch).mean((2, 3)) for batch in loader]
         np.save(self.folder / f"{name}.npy", torch.cat(vectors).numpy())
 
-    def probe(self, dataset: Files | Pixels) -> dict[str, float]:
-        """Choose workers and threads by a short run; return images per second by configuration."""
-        rates: dict[str, float] = {}
+    def probe(self, dataset: Files | Pixels) -> dict[str, float | None]:
+        """Choose workers and threads by a short run; return images per second, None for one that was given up."""
+        rates: dict[str, float | None] = {}
         best = float("inf")
         for workers, threads in ((0, 2), (1, 2), (2, 2), (1, 1), (2, 1), (0, 1)):
             arm = replace(self, workers=workers, threads=threads)
             spent = arm.seconds(dataset, limit=best)
-            rates[f"{workers} workers, {threads} threads"] = len(dataset) / spent
+            rates[f"{workers} workers, {threads} threads"] = None if math.isinf(spent) else len(dataset) / spent
             if spent < best:
                 best, self.workers, self.threads = spent, workers, threads
         return rates

@@ -114,7 +114,7 @@ def _figures(timed: Timed, images: int) -> dict[str, float]:
 def _ours(name: str, data: TrainingSet, recipe: Recipe, place: Place) -> Callable[[], object]:
     images = open_images(Reader(data.files, recipe.preprocess, recipe.size, place.threads), place, f"bench-{name}")
     trainer = Trainer(_network(name), data, images, recipe, place)
-    (phase,) = recipe.phases()
+    (phase,) = recipe.phases(name)
     trainer.begin(phase)
     return lambda: trainer.train_epoch(phase, 0, 0)
 

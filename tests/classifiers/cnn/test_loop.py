@@ -101,7 +101,7 @@ def test_phase_two_trains_the_last_layer_only(squares, recipe) -> None:
 
 def test_in_phase_one_a_label_is_masked_where_its_parent_is_absent(squares, recipe) -> None:
     trainer = Trainer(_network(), *squares, recipe(conditional="code"), HERE)
-    rows, targets = trainer._rows_and_targets(trainer.recipe.phases()[0], 0)
+    rows, targets = trainer._rows_and_targets(trainer.recipe.phases("second")[0], 0)
     codes = squares[0].codes
     assert (codes[rows, 0] == 1).all()
     np.testing.assert_array_equal(np.isnan(targets[:, 1]), codes[:, 0] != 1)
