@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from classifiers.approaches import BASELINE
+from classifiers.label_map import LabelMap, made_of
 from classifiers.labels import LabelPolicy, check_labels, dataset_labels
 from classifiers.scored import Scored, collect
-from classifiers.selection import Model, Wanted, select_models
+from classifiers.selection import Model, Wanted, select_models, truth_groups
 from classifiers.splits import Split, load_split
 from classifiers.statistics import MIN_POSITIVE_PATIENTS, AucResult, clustered_auc
 from featurestore.errors import UsageError
@@ -62,6 +64,8 @@ def evaluate(
     policy: LabelPolicy | None = None,
     unit: str = "image",
     model_ids: Collection[str] | None = None,
+    label_map: LabelMap | None = None,
+    finetuned: Collection[str] | None = None,
 ) -> Evaluation:
     """Compute the AUC of every fitted head, and of the ensembles over its backbones, on one part of a split.
 
@@ -80,9 +84,12 @@ def evaluate(
         Default: the one each head was fitted under. The truth is read under the same policy.
     unit : {"image"}
         The unit of analysis; intervals are patient-clustered.
-
     model_ids : collection of str, optional
         Exactly these fits and no newer ones.
+    label_map : LabelMap, optional
+        For the networks' own scores: each label the maximum over a group of theirs.
+    finetuned : collection of str, optional
+        Names of fine-tuned weights; default all.
 
     Returns
     -------
@@ -98,10 +105,15 @@ def evaluate(
     frozen = load_split(store, dataset, split)
     _check_part(frozen, part)
     if labels is not None:
-        check_labels(store, dataset, labels)
-    models = select_models(store, frozen, Wanted(labels, heads, backbones, seed, specs, policy, model_ids))
+        offered = dataset_labels(store, dataset)
+        members = [m for name in labels for m in made_of(name, label_map or {}, offered) or (name,)]
+        check_labels(store, dataset, list(dict.fromkeys(members)))
+    models = select_models(
+        store, frozen, Wanted(labels, heads, backbones, seed, specs, policy, label_map, finetuned, model_ids)
+    )
     names = list(labels) if labels is not None else _fitted_labels(store, dataset, models)
-    scored = [one for group in collect(store, frozen, part, models, names) for one in group]
+    groups = truth_groups(models, names, dataset_labels(store, dataset))
+    scored = [one for group in collect(store, frozen, part, models, names, groups) for one in group]
     folds = len(frozen.fold_numbers())
     rows = [row for results in _by_result(scored) for row in _rows(results, part, folds)]
     return Evaluation(dataset, split, part, rows, scored, _notes(frozen))
@@ -140,8 +152,12 @@ def _check_part(split: Split, part: str) -> None:
 
 
 def _fitted_labels(store: Store, dataset: str, models: Sequence[Model]) -> list[str]:
-    fitted = {label for model in models for label in model.labels}
-    return [label for label in dataset_labels(store, dataset) if label in fitted]
+    """Name what heads were fitted for, in the data set's order, then labels a map made; else all that is offered."""
+    fitted = [model for model in models if model.approach != BASELINE] or models
+    offered = dataset_labels(store, dataset)
+    known = [(label, model.groups) for model in fitted for label in model.labels]
+    found = dict.fromkeys(label for label, groups in known if made_of(label, groups, offered))
+    return [*(label for label in offered if label in found), *(label for label in found if label not in offered)]
 
 
 def _notes(split: Split) -> list[str]:
@@ -168,7 +184,7 @@ def _rows(by_fold: Sequence[Scored], part: str, folds: int) -> list[dict[str, An
     results = [{label: _result(one, i) for i, label in enumerate(one.labels)} for one in by_fold]
     labels = by_fold[0].labels
     pooled = {label: _mean([result[label] for result in results], folds) for label in labels}
-    enough = [label for label in labels if pooled[label].n_positive_patients >= MIN_POSITIVE_PATIENTS]
+    enough = [label for i, label in enumerate(labels) if _positive_patients(by_fold, i) >= MIN_POSITIVE_PATIENTS]
     macros = [_macro(result, enough, len(one.ids)) for one, result in zip(by_fold, results, strict=True)]
     each = [
         _row(one, label, part, result)
@@ -185,6 +201,11 @@ def _rows(by_fold: Sequence[Scored], part: str, folds: int) -> list[dict[str, An
     )
     means = {**pooled, MACRO: _mean(macros, folds)}
     return [_row(over_folds, label, part, result) for label, result in means.items()] + each
+
+
+def _positive_patients(by_fold: Sequence[Scored], column: int) -> int:
+    """Count them by the truth: a label without a probability is not therefore rare."""
+    return sum(len(set(np.asarray(one.patients)[one.y[:, column] == 1].tolist())) for one in by_fold)
 
 
 def _result(one: Scored, column: int) -> AucResult:

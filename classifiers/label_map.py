@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -34,6 +35,15 @@ def read_label_map(name_or_path: str) -> LabelMap:
             "label with the list of labels it is made of"
         )
     return {name: tuple(members) for name, members in document.items()}
+
+
+def made_of(label: str, groups: Mapping[str, Sequence[str]], offered: Collection[str]) -> tuple[str, ...]:
+    """Return what a label is the maximum of, among what a data set or a network offers.
+
+    Its group's members, as far as they are offered; else the label itself; else nothing.
+    """
+    members = tuple(member for member in groups.get(label, ()) if member in offered)
+    return members or ((label,) if label in offered else ())
 
 
 def _read(name_or_path: str) -> object:

@@ -8,9 +8,12 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow.compute as pc
 
+from classifiers.approaches import TOGETHER
 from classifiers.ensembles import entropy_weighted, simple
-from classifiers.labels import label_matrix, positions
+from classifiers.grouped_labels import truth_matrix
+from classifiers.labels import positions
 from classifiers.selection import Model, total
 
 if TYPE_CHECKING:
@@ -64,7 +67,12 @@ class Scored:
 
 
 def collect(
-    store: Store, split: Split, part: str, models: Sequence[Model], labels: Sequence[str]
+    store: Store,
+    split: Split,
+    part: str,
+    models: Sequence[Model],
+    labels: Sequence[str],
+    groups: Mapping[str, Sequence[str]] | None = None,
 ) -> Iterator[list[Scored]]:
     """Yield, per arm and fold, the Scored of every backbone, then of the simple and the entropy-weighted ensemble.
 
@@ -76,21 +84,33 @@ def collect(
     models : sequence of Model
         As `select_models` orders them.
     labels : sequence of str
+    groups : mapping of str to sequence of str, optional
+        Which labels of the data set each label's truth is the maximum of.
     """
     for (_, fold), members in groupby(models, key=lambda model: (model.arm, model.fold)):
-        yield _score(store, split, part, fold, list(members), tuple(labels))
+        yield _score(store, split, part, fold, list(members), tuple(labels), groups or {})
 
 
 def _score(
-    store: Store, split: Split, part: str, fold: int | None, members: list[Model], labels: tuple[str, ...]
+    store: Store,
+    split: Split,
+    part: str,
+    fold: int | None,
+    members: list[Model],
+    labels: tuple[str, ...],
+    groups: Mapping[str, Sequence[str]],
 ) -> list[Scored]:
     rows = [i for i, here in enumerate(split.parts) if here == part and (fold is None or split.folds[i] == fold)]
     ids = [split.ids[i] for i in rows]
-    y = label_matrix(store, split.dataset, ids, labels, members[0].policy)
-    P = _probabilities(store, part, members, ids, labels)
+    y = truth_matrix(store, split.dataset, ids, labels, members[0].policy, groups)
+    if members[0].scores is None:
+        P = _probabilities(store, part, members, ids, labels)
+    else:
+        P = _from_scores(store, split, part, members, ids, labels)
     patients = [split.patients[i] for i in rows]
     singles = [_single(model, ids, patients, labels, y, p) for model, p in zip(members, P, strict=True)]
-    return [*singles, *_ensembles(singles, P)]
+    # A head that saw all backbones is no member of an ensemble over them.
+    return singles if members[0].backbone in TOGETHER else [*singles, *_ensembles(singles, P)]
 
 
 def _single(
@@ -160,4 +180,31 @@ def _probabilities(
     kept = np.logical_and.reduce([place >= 0 for place in places])
     P = np.full((len(names), len(ids), len(labels)), np.nan)
     P[tuple(place[kept] for place in places)] = table["probability"].to_numpy()[kept]
+    return P
+
+
+def _from_scores(
+    store: Store, split: Split, part: str, members: Sequence[Model], ids: Sequence[str], labels: Sequence[str]
+) -> NDArray[np.float64]:
+    """Return networks' own probabilities as `_probabilities` does, each label's the maximum over its scored labels."""
+    specs = [model.spec_id for model in members]
+    sql = """
+        SELECT s.spec_id, s.image_id, s.label, s.probability FROM scores s
+        JOIN splits d ON d.image_id = s.image_id AND d.dataset = ? AND d.split = ? AND d.part = ?
+        WHERE list_contains(?, s.spec_id)
+    """
+    table = store.query(sql, [split.dataset, split.name, part, specs])
+    scored = pc.unique(table["label"]).to_pylist()
+    places = [
+        positions(table[column], among) for column, among in (("spec_id", specs), ("image_id", ids), ("label", scored))
+    ]
+    kept = places[1] >= 0  # of another fold
+    S = np.full((len(specs), len(ids), len(scored)), np.nan)
+    S[tuple(place[kept] for place in places)] = table["probability"].to_numpy()[kept]
+    P = np.full((len(specs), len(ids), len(labels)), np.nan)
+    for i, model in enumerate(members):
+        for k, label in enumerate(labels):
+            columns = [scored.index(name) for name in (model.scores or {}).get(label, ()) if name in scored]
+            if columns:
+                P[i, :, k] = S[i][:, columns].max(axis=1)
     return P

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from featurestore.backbones.catalogue import CATALOGUE, parse_backbones
+from featurestore.backbones.registry import finetuned_specs
 from featurestore.errors import UsageError
 from featurestore.store import Store
 
@@ -11,19 +12,25 @@ SELECT DISTINCT s.backbone, s.spec_id, s.weights
 FROM specs s JOIN embeddings e USING (backbone, spec_id) JOIN images i USING (image_id)
 WHERE i.dataset = ? ORDER BY ALL
 """
-
-
 _FITTED = """
-SELECT DISTINCT backbone, spec_id, weights FROM models WHERE dataset = ? AND split = ? ORDER BY ALL
+SELECT DISTINCT backbone, spec_id, weights FROM models
+WHERE dataset = ? AND split = ? AND approach = 'embeddings' AND backbone <> 'concatenated' ORDER BY ALL
+"""
+_SCORED = """
+SELECT DISTINCT s.backbone, s.spec_id, p.weights
+FROM scores s JOIN images i ON i.image_id = s.image_id JOIN specs p ON p.spec_id = s.spec_id
+WHERE i.dataset = ? ORDER BY ALL
 """
 
 
 def fitted_specs(store: Store, dataset: str, split: str, wanted: str = "all") -> dict[str, str] | None:
-    """Return ``{backbone: spec_id}`` of what was fitted on a split; None where nothing was.
+    """Return ``{backbone: spec_id}`` of what heads were fitted on; else of the networks' own scores, if some are named.
 
-    Parameters and errors are those of `stored_specs`.
+    None where there is nothing to choose. Parameters and errors are those of `stored_specs`.
     """
     rows = store.query(_FITTED, [dataset, split]).to_pylist()
+    if not rows and wanted != "all":
+        rows = _untuned(store, dataset, _SCORED, wanted)
     if not rows:
         return None
     return {backbone: spec_id for backbone, (spec_id, _) in _choose(rows, dataset, wanted).items()}
@@ -47,9 +54,27 @@ def stored_specs(store: Store, dataset: str, wanted: str = "all") -> dict[str, t
     Raises
     ------
     UsageError
-        If a backbone has no vectors, or several specs and none was named.
+        If a backbone has no vectors, or several specs and none was named. Those of networks that were fine-tuned on
+        this very data set count only where their spec_id is named.
     """
-    return _choose(store.query(_SPECS, [dataset]).to_pylist(), dataset, wanted)
+    return _choose(_untuned(store, dataset, _SPECS, wanted), dataset, wanted)
+
+
+def _untuned(store: Store, dataset: str, sql: str, wanted: str) -> list[dict[str, str]]:
+    left_out = finetuned_specs(store, dataset) - {name.strip() for name in wanted.split(",")}
+    return [row for row in store.query(sql, [dataset]).to_pylist() if row["spec_id"] not in left_out]
+
+
+def any_spec(store: Store, dataset: str, wanted: str = "all") -> tuple[str, str] | None:
+    """Return one spec that has vectors of a data set, and its backbone and weights in words; None where none has."""
+    rows = store.query(_SPECS, [dataset]).to_pylist()
+    if wanted != "all":
+        rows = [row for row in rows if {row["backbone"], row["spec_id"]} & {name.strip() for name in wanted.split(",")}]
+    if not rows:
+        return None
+    # Trained networks tell images apart better than random ones.
+    first = min(rows, key=lambda row: (row["weights"].startswith("random:"), _catalogue_order(row["backbone"])))
+    return first["spec_id"], f"{first['backbone']} ({first['weights']})"
 
 
 def _choose(rows: list[dict[str, str]], dataset: str, wanted: str) -> dict[str, tuple[str, str]]:

@@ -16,6 +16,7 @@ FIELDS = (
     "approach", "head", "backbone", "weights", "ensemble", "label", "part", "fold", "seed", "auc", "auc_lo", "auc_hi",
     "n", "n_positive", "n_positive_patients", "extract_seconds", "fit_seconds", "predict_seconds", "note",
 )  # fmt: skip
+_ARM, _POSITIVE = ("approach", "head"), ("n_positive", "n_positive_patients")
 
 
 def evaluate(store: Store, dataset: str, split: str, part: str, **wanted: Any) -> Evaluation:
@@ -45,12 +46,9 @@ def text_tables(evaluation: Evaluation) -> str:
     return "\n\n".join(
         [
             f"Mean AUC over labels with at least 10 positive patients, part {evaluation.part}:",
-            _table(macro, ("head", "backbone", "weights", "ensemble", "seed", "auc", "n", "fit_seconds", "note")),
+            _table(macro, (*_ARM, "backbone", "weights", "ensemble", "seed", "auc", "n", "fit_seconds", "note")),
             "AUC by label, simple average of the backbones" + _about_intervals(evaluation),
-            _table(
-                labels,
-                ("head", "label", "seed", "auc", "auc_lo", "auc_hi", "n", "n_positive", "n_positive_patients", "note"),
-            ),
+            _table(labels, (*_ARM, "label", "seed", "auc", "auc_lo", "auc_hi", "n", *_POSITIVE, "note")),
             *evaluation.notes,
         ]
     )
@@ -63,5 +61,5 @@ def _about_intervals(evaluation: Evaluation) -> str:
 
 
 def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    shown = [c for c in columns if c not in ("seed", "note") or len({row.get(c) for row in rows}) > 1]
+    shown = [c for c in columns if c not in ("approach", "seed", "note") or len({row.get(c) for row in rows}) > 1]
     return table(rows, shown)

@@ -14,7 +14,9 @@ from pydantic_core import PydanticCustomError
 from classifiers.cnn.hierarchy import check_hierarchy
 from classifiers.cnn.recipe import get_preset
 from classifiers.cnn.targets import check_policy
+from classifiers.cnn.tuning import get_tuning
 from classifiers.heads import head_spec
+from classifiers.label_map import read_label_map
 from featurestore.backbones.catalogue import parse_backbones
 from featurestore.backbones.weights import parse_weights
 from featurestore.errors import UsageError
@@ -126,13 +128,27 @@ class SplitSection(_Section):
 
 
 class Train(_Section):
-    """Which heads, on which labels (default: all the data set offers)."""
+    """Which heads, on which labels (default: all the data set offers), and what is stacked beside them.
+
+    Stacking A is one forest on the source networks' scores; stacking B one on the local heads', honestly or as the
+    published code has it.
+    """
 
     heads: list[Annotated[str, _by(head_spec)]] = Field(default=["rf"], min_length=1)
     labels: list[str] | None = None
+    label_map: Annotated[str, _by(read_label_map)] | None = None
+    stacking: list[Literal["a", "b", "b-in-sample"]] = []
     seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(default=[0], min_length=1)
     uncertain: Literal["ones", "zeros", "ignore"] = "ones"
     blank: Literal["zero", "ignore"] = "zero"
+
+
+class Finetune(_Section):
+    """The source networks carried to the local labels, at the size and from the weights that vectors are made with."""
+
+    preset: Annotated[str, _by(get_tuning)] = "paper"
+    epochs: int | None = Field(None, ge=1)
+    seed: int = Field(0, ge=0)
 
 
 class Evaluate(_Section):
@@ -156,7 +172,7 @@ class Report(_Section):
 
 
 class Experiment(_Section):
-    """An experiment: ingest -> (pretrain) -> extract -> split -> train -> evaluate -> (explain) -> report."""
+    """An experiment: ingest -> (pretrain) -> extract -> split -> train -> (finetune) -> evaluate -> ... -> report."""
 
     name: str = Field(pattern=r"^[a-z0-9_-]+$")
     title: str
@@ -165,9 +181,24 @@ class Experiment(_Section):
     split: SplitSection
     pretrain: Pretrain | None = None
     train: Train = Train()
+    finetune: Finetune | None = None
     evaluate: Evaluate = Evaluate()
     explain: Explain | None = None
     report: Report = Report()
+
+    @field_validator("finetune")
+    @classmethod
+    def _can_be_tuned(cls, finetune: Finetune | None, info: ValidationInfo) -> Finetune | None:
+        if finetune and {"split", "train"} <= info.data.keys():
+            split, blank = info.data["split"], info.data["train"].blank
+            if split.kind == "kfold" or split.val <= 0:
+                raise _refuse(
+                    f"networks are fine-tuned on a split with a part val, and this one is {split.kind} with val "
+                    f"{split.val}; make it a holdout with val above 0, or give finetune=null"
+                )
+            if blank != "zero":
+                raise _refuse(f"a blank label is negative to a network in training; train.blank is {blank!r}")
+        return finetune
 
     @field_validator("explain")
     @classmethod

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from classifiers.training import Cell, fit_cell, run_cell
+from classifiers.cells import Cell
+from classifiers.training import fit_cell, run_cell
 from featurestore.backbones.catalogue import BackboneSpec
 from featurestore.backbones.weights import WeightsRequest
 from featurestore.errors import HarmError

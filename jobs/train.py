@@ -7,8 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from time import perf_counter
 
+from classifiers.approaches import EMBEDDINGS
+from classifiers.cells import Cell
+from classifiers.label_map import LabelMap
 from classifiers.labels import LabelPolicy
-from classifiers.training import Cell, CellResult, commit_cells, plan_cells, run_cell
+from classifiers.training import CellResult, commit_cells, plan_cells, run_cell
 from featurestore.store import Store
 from jobs.progress import progress
 from jobs.runlog import record_run
@@ -25,6 +28,10 @@ class TrainRequest:
     labels: Sequence[str] | None = None
     seeds: Sequence[int] = (0,)
     policy: LabelPolicy = field(default_factory=LabelPolicy)
+    approach: str = EMBEDDINGS
+    concatenate: bool = False
+    in_sample: bool = False
+    label_map: LabelMap | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,10 @@ def train(store: Store, request: TrainRequest) -> TrainSummary:
         labels=request.labels,
         seeds=request.seeds,
         policy=request.policy,
+        approach=request.approach,
+        concatenate=request.concatenate,
+        in_sample=request.in_sample,
+        label_map=request.label_map,
     )
     with record_run(store, "train", request.dataset, asdict(request)) as run:
         results: list[CellResult] = []

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from classifiers.cnn.hierarchy import ancestors
 from featurestore.backbones.catalogue import BackboneSpec, parse_backbones
 from featurestore.backbones.registry import RegisteredWeights, find_weights, registered
 from featurestore.backbones.weights import is_weights_name
@@ -32,6 +33,8 @@ class ImportRequest:
         Of the head's outputs.
     source, licence, preprocess : str, optional
         For a person; the file's own words, or its name, where absent.
+    conditional : str, optional
+        The hierarchy that the head was trained on conditionally (`classifiers.cnn.hierarchy`).
     """
 
     file: Path
@@ -41,6 +44,7 @@ class ImportRequest:
     source: str | None = None
     licence: str | None = None
     preprocess: str | None = None
+    conditional: str | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,8 @@ def import_weights(store: Store, request: ImportRequest) -> ImportSummary:
         message = f"--name {request.name!r}: 1 to 64 lower-case letters, digits and '_', and not imagenet or random"
         raise UsageError(message)
     found = import_file(backbone, request.file, request.labels)
+    if request.conditional is not None:
+        found.network.ancestors = _ancestors(found.network.labels, request)
     there = bool(registered(store, request.name, backbone.name))
     arguments = {"action": "import", "name": request.name, "backbone": backbone.name}
     with record_run(store, "weights", None, arguments):
@@ -80,6 +86,17 @@ def import_weights(store: Store, request: ImportRequest) -> ImportSummary:
         )
     notes = ["exactly these weights were registered under this name already; nothing was changed"] if there else []
     return ImportSummary(weights, [*found.notes, *notes])
+
+
+def _ancestors(labels: Sequence[str], request: ImportRequest) -> dict[str, list[str]]:
+    found = ancestors(labels, request.conditional or "")
+    if not found:
+        message = (
+            f"--conditional {request.conditional}: none of the head's labels ({', '.join(labels) or 'it has no head'}) "
+            "has a parent among them; leave it out"
+        )
+        raise UsageError(message)
+    return found
 
 
 def _one(backbone: str) -> BackboneSpec:

@@ -114,7 +114,7 @@ class Workers:
         from classifiers.cnn.place import Place
         from classifiers.cnn.session import run_session
 
-        run_session(request, Place.alone(), lambda backbone, state: watch())
+        run_session(request, Place.alone(), watch)
 
     @property
     def has_gpu(self) -> bool:

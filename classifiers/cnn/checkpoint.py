@@ -40,8 +40,8 @@ class Checkpoints:
         """Write where the run stands."""
         write_state(self._location, self._name, self._backbone, state)
 
-    def save(self, state: RunState, network: Tensors, adam: dict[str, Any]) -> None:
-        """Write the tensors after an epoch, then the state that names them, then remove the ones before.
+    def save(self, state: RunState, network: Tensors, adam: dict[str, Any], *, best: bool = False) -> None:
+        """Write the tensors after an epoch, then the state that names them, then remove those that it names no more.
 
         Parameters
         ----------
@@ -50,17 +50,21 @@ class Checkpoints:
             ``state_dict`` of the network.
         adam : dict
             ``state_dict`` of the optimiser.
+        best : bool
+            Keep this epoch until a better one.
         """
-        before = state.checkpoint
+        before = _named(state)
         tensors = {f"network.{name}": tensor for name, tensor in network.items()} | _flat(adam)
         content = save(_on_cpu(tensors))
-        state.checkpoint = f"epoch-{len(state.history):04d}.safetensors"
+        state.checkpoint = _file(len(state.history))
         state.checkpoint_sha256 = sha256(content)
+        if best:
+            state.best, state.best_sha256 = len(state.history), state.checkpoint_sha256
         self._location.write_bytes(f"{self._folder}/{state.checkpoint}", content)
         failpoints.reach("train.half-checkpoint")
         self.note(state)
-        if before and before != state.checkpoint:
-            self._location.remove(f"{self._folder}/{before}")
+        for file in before - _named(state):
+            self._location.remove(f"{self._folder}/{file}")
         failpoints.reach("train.after-checkpoint")
 
     def load(self, state: RunState) -> tuple[Tensors, dict[int, Tensors]]:
@@ -77,31 +81,57 @@ class Checkpoints:
         HarmError
             If it is not what was written.
         """
-        path = f"{self._folder}/{state.checkpoint}"
+        tensors = self._read(state.checkpoint, state.checkpoint_sha256)
+        return _network(tensors), _nested(tensors)
+
+    def load_best(self, state: RunState) -> Tensors:
+        """Read the network of the best epoch.
+
+        Raises
+        ------
+        HarmError
+            If its checkpoint is not what was written.
+        """
+        return _network(self._read(_file(state.best), state.best_sha256))
+
+    def _read(self, file: str, expected: str) -> Tensors:
+        path = f"{self._folder}/{file}"
         content = self._location.read_bytes(path) if self._location.size(path) is not None else b""
-        if sha256(content) != state.checkpoint_sha256:
+        if sha256(content) != expected:
             message = (
-                f"checkpoint {path} has SHA-256 {sha256(content)[:12]}, {state.checkpoint_sha256[:12]} was written; "
+                f"checkpoint {path} has SHA-256 {sha256(content)[:12]}, {expected[:12]} was written; "
                 f"put it back, or remove the folder {self._folder} to begin anew"
             )
             raise HarmError(message)
-        tensors = load(content)
-        network = {name.removeprefix("network."): t for name, t in tensors.items() if name.startswith("network.")}
-        return network, _nested(tensors)
+        return load(content)
 
     def finish(self, state: RunState, content: bytes, fingerprint: str) -> None:
-        """Write the trained network's file, note that it is finished, and remove the checkpoint."""
+        """Write the trained network's file, note that it is finished, and remove the checkpoints."""
+        before = _named(state)
         state.weights, state.weights_sha256 = "network.safetensors", fingerprint
         self._location.write_bytes(f"{self._folder}/{state.weights}", content)
-        before, state.checkpoint = state.checkpoint, ""
+        state.checkpoint = state.best_sha256 = ""
         self.note(state)
-        if before:
-            self._location.remove(f"{self._folder}/{before}")
+        for file in before:
+            self._location.remove(f"{self._folder}/{file}")
 
 
 def check_finite(tensors: Tensors) -> list[str]:
     """Return the names of tensors that hold NaN or infinities."""
     return [name for name, t in tensors.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())]
+
+
+def _file(epoch: int) -> str:
+    return f"epoch-{epoch:04d}.safetensors"
+
+
+def _named(state: RunState) -> set[str]:
+    """Return the checkpoints that a state names."""
+    return ({state.checkpoint} if state.checkpoint else set()) | ({_file(state.best)} if state.best_sha256 else set())
+
+
+def _network(tensors: Tensors) -> Tensors:
+    return {name.removeprefix("network."): t for name, t in tensors.items() if name.startswith("network.")}
 
 
 def _on_cpu(tensors: Tensors) -> Tensors:

@@ -45,6 +45,12 @@ def path(label: str, name: str) -> list[str]:
     return found
 
 
+def ancestors(labels: Sequence[str], name: str) -> dict[str, list[str]]:
+    """Return each label's ancestors among the labels, nearest first; labels without any are left out."""
+    found = {label: [above for above in path(label, name) if above in labels] for label in labels}
+    return {label: above for label, above in found.items() if above}
+
+
 def unconditional(probabilities: NDArray[np.floating], labels: Sequence[str], name: str) -> NDArray[np.float64]:
     """Multiply each label's conditional probability by those along its path; an absent ancestor is left out.
 

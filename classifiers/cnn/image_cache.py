@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,8 +50,8 @@ class Images(Protocol):
     unusable: dict[int, Unusable]
     """What could not be read so far, by row."""
 
-    def take(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """Return squares of shape (n, size, size), and which rows could be read: n of them, in order."""
+    def take(self, rows: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Return squares of shape (n, size, size) uint8, and which rows could be read: n of them, in order."""
 
 
 class CachedImages:

@@ -69,7 +69,7 @@ class Trainer:
     recipe : Recipe
     place : Place
     phases : sequence of Phase, optional
-        The recipe's where absent; fine-tuning names its own.
+        The recipe's where absent.
 
     Attributes
     ----------
@@ -89,7 +89,7 @@ class Trainer:
         self.network = network.to(place.device).to(memory_format=torch.channels_last)
         self.data, self.images, self.recipe, self.place = data, images, recipe, place
         self.history: History = []
-        self._phases = recipe.phases() if phases is None else phases
+        self._phases = recipe.phases(network.spec.name) if phases is None else phases
         self._phase: Phase | None = None
         self._model: nn.Module = Logits(self.network, place.mixed_precision)
         self._parameters: list[nn.Parameter] = []
@@ -112,7 +112,7 @@ class Trainer:
         on_epoch : callable
             Called after every epoch, with its record in `history`.
         stop : callable
-            Asked after every epoch whether to end early.
+            Asked before every epoch but the first whether to end early.
 
         Raises
         ------
@@ -122,12 +122,12 @@ class Trainer:
         for number, (phase, epoch) in enumerate(places(self._phases)):
             if number < len(self.history):
                 continue
+            if self.history and stop(self.history):
+                return
             if phase is not self._phase:
                 self.begin(phase)
             self._epoch(phase, epoch, number)
             on_epoch(self)
-            if stop(self.history):
-                return
 
     def resume(self, history: History, network: dict[str, Tensor], adam: dict[int, dict[str, Tensor]]) -> None:
         """Go on after the last epoch of ``history``, with the tensors of its checkpoint."""

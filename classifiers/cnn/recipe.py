@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from classifiers.cnn.depth import check_depth, trainable_layers
 from classifiers.cnn.hierarchy import check_hierarchy
 from classifiers.cnn.targets import check_policy
 from featurestore.errors import UsageError
@@ -90,6 +91,13 @@ class Recipe:
         One of `AUGMENTATIONS`.
     preprocess : str
     seed : int
+    depth : str
+        Which layers train (`classifiers.cnn.depth`).
+    new_head : bool
+        Put a new head on, whatever the weights end in.
+    patience : int or None
+        Epochs without a better mean validation AUC after which training ends (conditional training, which has a second
+        phase to come to, does not); the best epoch's network is kept. None trains every epoch and keeps the last.
     """
 
     preset: str
@@ -106,9 +114,13 @@ class Recipe:
     augment: str = "none"
     preprocess: str = "bilinear-v1"
     seed: int = 0
+    depth: str = "all"
+    new_head: bool = False
+    patience: int | None = None
 
     def __post_init__(self) -> None:
         check_policy(self.uncertainty)
+        check_depth(self.depth)
         if self.conditional is not None:
             check_hierarchy(self.conditional)
         if self.augment not in AUGMENTATIONS:
@@ -116,11 +128,12 @@ class Recipe:
         if min(self.epochs, self.size) < 1 or self.batch < 2:
             raise UsageError(f"{self.epochs} epochs, {self.size} px, batches of {self.batch}: expected 1, 1, 2 or more")
 
-    def phases(self) -> tuple[Phase, ...]:
-        """Return what is trained after what."""
+    def phases(self, backbone: str) -> tuple[Phase, ...]:
+        """Return what of a backbone is trained after what."""
+        layers = trainable_layers(self.depth, backbone)
         if self.conditional is None:
-            return (Phase("all", self.epochs),)
-        return (Phase("conditional", self.epochs, conditional=True), Phase("head", self.epochs, trainable=0))
+            return (Phase(self.depth, self.epochs, layers),)
+        return (Phase("conditional", self.epochs, layers, conditional=True), Phase("head", self.epochs, trainable=0))
 
 
 def places(phases: Sequence[Phase]) -> list[tuple[Phase, int]]:

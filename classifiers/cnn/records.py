@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -65,6 +66,10 @@ class RunState:
     checkpoint : str
         File name of the last one beside this file; empty once finished.
     checkpoint_sha256 : str
+    best : int
+        Number of the epoch that is kept, where it is not the last; 0 otherwise.
+    best_sha256 : str
+        Of that epoch's checkpoint.
     weights : str
         File name of the trained network; empty until finished.
     weights_sha256 : str
@@ -73,6 +78,8 @@ class RunState:
         Why it ended without weights.
     facts : dict
         Peak memory, cache, workers, unusable images.
+    seconds : float
+        From loading the weights to the trained file, over all attempts.
     """
 
     signature: dict[str, Any]
@@ -80,10 +87,31 @@ class RunState:
     history: list[EpochRecord] = field(default_factory=list)
     checkpoint: str = ""
     checkpoint_sha256: str = ""
+    best: int = 0
+    best_sha256: str = ""
     weights: str = ""
     weights_sha256: str = ""
     failed: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def best_epoch(history: Sequence[EpochRecord]) -> int:
+    """Return the number of the first epoch with the highest mean AUC, from 1; of none at all 0."""
+    areas = [-1.0 if record.mean_auc is None else record.mean_auc for record in history]
+    return areas.index(max(areas)) + 1 if areas else 0
+
+
+def out_of_patience(history: Sequence[EpochRecord], patience: int | None) -> bool:
+    """Return whether so many epochs have gone by without a better mean AUC; without a patience, never."""
+    return patience is not None and len(history) - best_epoch(history) >= patience > 0 and bool(history)
+
+
+def best_trial(states: Sequence[RunState]) -> int:
+    """Return which of some finished trials has the highest mean validation AUC; of equal ones the first."""
+    areas = [state.history[best_epoch(state.history) - 1].mean_auc for state in states]
+    known = [-1.0 if area is None else area for area in areas]
+    return known.index(max(known))
 
 
 def folder(name: str, backbone: str) -> str:

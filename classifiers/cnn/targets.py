@@ -7,8 +7,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -33,7 +33,9 @@ def check_policy(name: str) -> str:
     return name
 
 
-def read_targets(store: Store, dataset: str, ids: Sequence[str], labels: Sequence[str]) -> NDArray[np.int8]:
+def read_targets(
+    store: Store, dataset: str, ids: Sequence[str], labels: Sequence[str], blank: Literal["zero", "ignore"] = "zero"
+) -> NDArray[np.int8]:
     """Read the coded labels of some images.
 
     Parameters
@@ -42,6 +44,8 @@ def read_targets(store: Store, dataset: str, ids: Sequence[str], labels: Sequenc
     dataset : str
     ids : sequence of str
     labels : sequence of str
+    blank : {"zero", "ignore"}
+        What a label without a value is: negative or unknown.
 
     Returns
     -------
@@ -50,10 +54,29 @@ def read_targets(store: Store, dataset: str, ids: Sequence[str], labels: Sequenc
     """
     from classifiers.labels import LabelPolicy, label_matrix  # reads tables, which `cxr --help` does not need
 
-    ignored = label_matrix(store, dataset, ids, labels, LabelPolicy(uncertain="ignore"))
-    ones = label_matrix(store, dataset, ids, labels, LabelPolicy(uncertain="ones"))
+    ignored = label_matrix(store, dataset, ids, labels, LabelPolicy("ignore", blank))
+    ones = label_matrix(store, dataset, ids, labels, LabelPolicy("ones", blank))
     codes = np.where(np.isnan(ones), UNKNOWN, np.where(np.isnan(ignored), UNCERTAIN, np.nan_to_num(ones)))
     return codes.astype(np.int8)
+
+
+def read_groups(
+    store: Store,
+    dataset: str,
+    ids: Sequence[str],
+    groups: Mapping[str, Sequence[str]],
+    blank: Literal["zero", "ignore"] = "zero",
+) -> NDArray[np.int8]:
+    """Read coded labels of some images, each the maximum over a group of the data set's labels.
+
+    Returns
+    -------
+    numpy.ndarray of shape (n_images, n_groups), int8
+    """
+    names = list(dict.fromkeys(name for members in groups.values() for name in members))
+    codes = read_targets(store, dataset, ids, names, blank)
+    columns = [codes[:, [names.index(name) for name in members]] for members in groups.values()]
+    return np.stack([merge_targets(column) for column in columns], axis=1)
 
 
 def merge_targets(codes: NDArray[np.int8]) -> NDArray[np.int8]:
@@ -91,6 +114,13 @@ def truth(codes: NDArray[np.int8], policy: str) -> NDArray[np.float64]:
     return np.where(codes == UNCERTAIN, value, np.where(codes == UNKNOWN, np.nan, codes)).astype(np.float64)
 
 
+def constant_labels(codes: NDArray[np.int8], labels: Sequence[str], policy: str) -> list[str]:
+    """Return the labels of which these images show one value only, so that nothing can be learnt of them."""
+    values = truth(codes, policy)
+    spread = [np.nanmin(y, initial=1) < np.nanmax(y, initial=0) for y in values.T]
+    return [label for label, varies in zip(labels, spread, strict=True) if not varies]
+
+
 def check_trainable(codes: NDArray[np.int8], labels: Sequence[str], policy: str) -> None:
     """Raise `UsageError`, naming them, if labels have one value only in the training images.
 
@@ -105,7 +135,7 @@ def check_trainable(codes: NDArray[np.int8], labels: Sequence[str], policy: str)
     constant = [
         f"{label!r} ({int(np.nansum(values[:, i]))} positive of {int((~np.isnan(values[:, i])).sum())} known)"
         for i, label in enumerate(labels)
-        if not (np.nanmin(values[:, i], initial=1) < np.nanmax(values[:, i], initial=0))
+        if label in constant_labels(codes, labels, policy)
     ]
     if constant:
         raise UsageError(

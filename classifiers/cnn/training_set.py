@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from classifiers.cnn.targets import check_trainable, merge_targets, read_targets
+from classifiers.cnn.targets import check_trainable, read_groups
 from classifiers.rows import data_digest
 from classifiers.splits import load_split
 from featurestore.errors import UsageError
@@ -91,7 +91,7 @@ def read_training_set(store: Store, dataset: str, split: str, groups: Mapping[st
                 f"split {split!r} of data set {dataset!r} has no frontal image in part {part!r}; name a holdout split "
                 "that has both, or leave --split out to have one made"
             )
-    codes = _codes(store, dataset, ids, groups)
+    codes = read_groups(store, dataset, ids, groups)
     return TrainingSet(
         dataset,
         split,
@@ -109,10 +109,3 @@ def read_training_set(store: Store, dataset: str, split: str, groups: Mapping[st
 def check_set(data: TrainingSet, policy: str) -> None:
     """Raise `UsageError` where a label has one value in all training images."""
     check_trainable(data.codes[data.train], data.labels, policy)
-
-
-def _codes(store: Store, dataset: str, ids: Sequence[str], groups: Mapping[str, Sequence[str]]) -> NDArray[np.int8]:
-    names = list(dict.fromkeys(name for members in groups.values() for name in members))
-    codes = read_targets(store, dataset, ids, names)
-    columns = [codes[:, [names.index(name) for name in members]] for members in groups.values()]
-    return np.stack([merge_targets(column) for column in columns], axis=1)

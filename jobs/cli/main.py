@@ -17,8 +17,8 @@ from featurestore.errors import CxrError
 from jobs.cli.output import stdout_for_json_only
 
 COMMANDS = (
-    "ingest", "plan", "extract", "why", "weights", "pretrain", "split", "train", "evaluate", "report", "sql", "similar",
-    "verify", "forget", "compact", "run", "demo",
+    "ingest", "plan", "extract", "why", "weights", "pretrain", "split", "leakage", "train", "finetune", "evaluate",
+    "report", "sql", "similar", "verify", "forget", "compact", "run", "demo",
 )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import click
 from classifiers.cnn.hierarchy import hierarchies
 from classifiers.cnn.recipe import AUGMENTATIONS, PRESETS
 from classifiers.cnn.targets import POLICIES
-from jobs.cli.options import dataset_option, json_option, store_option
+from jobs.cli.options import address_option, dataset_option, json_option, store_option
 from jobs.cli.output import emit_json, table
 
 _SHOWN = ("name", "backbone", "epochs", "seconds", "images_per_second", "val_auc", "source")
@@ -36,7 +36,7 @@ _SHOWN = ("name", "backbone", "epochs", "seconds", "images_per_second", "val_auc
 @click.option("--preset", type=click.Choice(list(PRESETS)), default="paper", show_default=True)
 @click.option("--workers", type=click.IntRange(1), help="Processes that train together [default: one a GPU, or one].")
 @click.option("--name", help="Of the weights this makes [default: DATASET_PRESET].")
-@click.option("--address", help="A running Ray cluster; a private local one where absent.")
+@address_option
 @click.option("--no-ray", is_flag=True, help="Everything in this process.")
 @json_option
 def command(store_uri: str, as_json: bool, address: str | None, no_ray: bool, **request: object) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from classifiers.cnn.hierarchy import hierarchies
 from jobs.cli.options import check_out, json_option, store_option
 from jobs.cli.output import emit, emit_json, table
 
@@ -56,6 +57,10 @@ def show(name: str, store_uri: str, backbone: str | None, as_json: bool) -> None
 @click.option("--name", required=True, help="What to call them: lower-case letters, digits and _.")
 @click.option("--backbone", required=True, help="Whose they are: a name, or module:SPEC.")
 @click.option("--labels", help="The head's outputs in order, with commas between; CheXpert's for 14 where absent.")
+@click.option(
+    "--conditional", is_flag=False, flag_value="code", type=click.Choice(sorted(hierarchies())),
+    help="The head was trained conditionally: its scores are multiplied along this hierarchy [if not named: code].",
+)  # fmt: skip
 @click.option("--source", help="Where they came from, for people.")
 @click.option("--licence", help="A note on what may be done with them.")
 @click.option("--preprocess", help="What images went through in training, such as 'bilinear-v1 at 224 px'.")

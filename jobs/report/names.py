@@ -88,6 +88,10 @@ def ensemble(name: str) -> str:
 def arm(approach: str, head_name: str | None) -> str:
     """Return what was compared, such as ``random forest on embeddings``."""
     words = _APPROACHES.get(approach, approach)
+    if approach == "baseline":
+        return words
+    if approach == "finetune":
+        return f"{words} ({head_name})"
     return f"{head(head_name)} on {words}" if head_name else words
 
 

@@ -21,7 +21,7 @@ _WHOLE = ("total", "wall")
 _SUMS = (*_WHOLE, "run")
 _BEFORE_NETWORKS = ("resolve", "plan", "load", "decode", "wait")
 # A job of many jobs (`cxr run`) would count them twice; fit and predict are read from the models' own rows.
-_SKIPPED = ("extract", "train", "run", "demo")
+_SKIPPED = ("extract", "train", "finetune", "run", "demo")
 
 
 @dataclass(frozen=True)
@@ -132,10 +132,10 @@ def network_seconds(found: Sequence[Run]) -> dict[str, float]:
 
 def _fits(arms: Sequence[Arm]) -> list[Stage]:
     return [
-        Stage(what, f"{names.head(arm.head)}, {_fit_scope(arm)}", seconds)
+        Stage(what, f"{names.arm(arm.approach, arm.head)}, {_fit_scope(arm)}", seconds)
         for what, key in (("fit", "fit_seconds"), ("predict", "predict_seconds"))
         for arm in arms
-        if (seconds := arm_seconds(arm, key)) is not None
+        if (seconds := arm_seconds(arm, key)) is not None and arm.approach != "baseline"
     ]
 
 

@@ -369,7 +369,8 @@ def test_demo_leaves_a_report(cxr: Callable[..., Any], tmp_path: Path, monkeypat
     whole = jobs.experiment.load_experiment
     smaller = (
         "extract.backbones=densenet121", "extract.size=32", "data.patients=8", "train.heads=[rf100]",
-        "explain.head=rf100", "explain.images=2",
+        "explain.head=rf100", "explain.images=2", "pretrain=null", "extract.weights=random:0", "finetune=null",
+        "train.stacking=[]",
     )  # fmt: skip
     monkeypatch.setattr(jobs.experiment, "load_experiment", lambda name: whole(name, smaller))
     said = cxr("demo", "--folder", tmp_path / "demo", "--no-ray", "--json")

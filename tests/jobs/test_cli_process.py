@@ -103,7 +103,8 @@ def test_an_experiment_on_ray_gives_the_vectors_and_the_table_of_one_without(
     experiment = ["run", "demo", "--json"]
     for change in (
         "extract.backbones=densenet121", "extract.size=32", "data.patients=12", "train.heads=[rf100]",
-        "explain.head=rf100", "explain.images=2",
+        "explain.head=rf100", "explain.images=2", "pretrain=null", "extract.weights=random:0", "finetune=null",
+        "train.stacking=[]",
     ):  # fmt: skip
         experiment += ["--set", change]
     here, there = ([*experiment, "--store", f"{tmp_path}/{k}/store", "--out", f"{tmp_path}/{k}.html"] for k in "ab")

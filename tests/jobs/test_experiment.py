@@ -83,6 +83,11 @@ def test_an_experiment_cannot_be_changed_after_it_was_checked(tmp_path: Path) ->
         ("train.heads=rf", "train.heads: .*valid list.*found 'rf'"),
         ("train.heads=[]", "train.heads: .*at least 1 item"),
         ("train.uncertain=maybe", "train.uncertain: Input should be 'ones', 'zeros' or 'ignore'"),
+        ("train.blank=ignore", "finetune: a blank label is negative to a network in training; train.blank is 'ignore'"),
+        ("split.val=0", "finetune: .*this one is holdout with val 0.0; make it a holdout with val above 0"),
+        ("finetune.preset=best", "finetune.preset: preset 'best': choose one of paper, fair, demo"),
+        ("train.stacking=[c]", "train.stacking.0: Input should be 'a', 'b' or 'b-in-sample'"),
+        ("train.label_map=nowhere", "train.label_map: label map 'nowhere': neither one of hum_cxr, nih"),
         ("evaluate.part=train", "evaluate.part: Input should be 'test' or 'val'"),
         ("explain.head=rf100", "explain: rf100 on densenet121 is not fitted here; choose a head of rf, extra_trees"),
         ("explain.backbone=vgg", "explain: rf on vgg is not fitted here;.* a backbone of densenet121"),
@@ -129,11 +134,10 @@ def test_a_set_that_is_none_is_explained(override: str, words: str) -> None:
 def test_set_reaches_into_sections_and_the_last_one_wins() -> None:
     found = load_experiment(
         "demo",
-        ["extract.size=128", "extract.size=100", "train.heads=[rf100, rf]", "train.blank=ignore", "explain.images=1"],
+        ["extract.size=128", "extract.size=100", "train.heads=[rf100, rf]", "train.blank=ignore", "finetune=null"],
     )
     assert (found.extract.size, found.train.heads, found.train.blank) == (100, ["rf100", "rf"], "ignore")
-    assert found.explain is not None
-    assert found.explain.images == 1
+    assert found.finetune is None
     assert found.data == load_experiment("demo").data
 
 

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from classifiers.cells import Cell
 from classifiers.splits import make_split
-from classifiers.training import Cell, plan_cells
+from classifiers.training import plan_cells
 from featurestore.backbones.catalogue import get_backbone
 from featurestore.backbones.weights import WeightsRequest
 from featurestore.errors import HarmError

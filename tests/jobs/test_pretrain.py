@@ -249,7 +249,7 @@ def test_a_diverging_run_leaves_no_weights_and_the_other_network_is_kept(
         ({"split": "holdout"}, "no split 'holdout'"),
         ({"name": "Mein Netz"}, "weights' name 'Mein Netz'"),
         ({"workers": 2}, "--workers 2: several workers need Ray"),
-        ({"label_map": "nowhere.yaml"}, "label map 'nowhere.yaml': neither one of hum_cxr nor a file"),
+        ({"label_map": "nowhere.yaml"}, "label map 'nowhere.yaml': neither one of hum_cxr, nih nor a file"),
         ({"backbones": "inception_resnet_v2"}, "--size 32: inception_resnet_v2 needs at least 75 px"),
         ({"weights": "nothing_here"}, "no weights 'nothing_here'"),
     ],

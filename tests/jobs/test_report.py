@@ -432,7 +432,7 @@ def test_seconds_are_those_of_the_jobs_that_did_the_work(made: Made, page: str) 
     assert rows[("extract: infer", "VGG-16")] == 20.0
     assert rows[("evaluate", "")] == 3.5
     fitted = made.store.query("SELECT sum(fit_seconds) AS s FROM models").to_pylist()[0]["s"]
-    assert rows[("fit", "random forest of 100 trees, 2 networks")] == pytest.approx(fitted)
+    assert rows[("fit", "random forest of 100 trees on embeddings, 2 networks")] == pytest.approx(fitted)
     # Sums of other lines do not stand beside them.
     assert {stage for stage, of in rows if not of} == {
         "ingest",

@@ -23,6 +23,15 @@ SMALL_DEMO = (
     "--set", "explain.images=3",
     "--no-ray",
 )  # fmt: skip
+PLAIN = (
+    "--set", "pretrain=null", "--set", "extract.weights=random:0", "--set", "finetune=null",
+    "--set", "train.stacking=[]",
+)  # fmt: skip
+TRANSFER = (
+    "--set", "data.patients=60", "--set", "pretrain.data.patients=60", "--set", "pretrain.size=32",
+    "--set", "pretrain.epochs=1", "--set", "finetune.epochs=1", "--set", "train.heads=[rf100]",
+    "--set", "split.val=0.2",
+)  # fmt: skip
 CELLS = 2 * 2  # networks x heads
 
 
@@ -40,7 +49,7 @@ def twice(tmp_path_factory: pytest.TempPathFactory, cxr: Callable[..., Any]) -> 
     """Run a small demo twice."""
     root = tmp_path_factory.mktemp("run")
     runs = [
-        cxr("run", "demo", *SMALL_DEMO, "--store", root / "store", "--out", root / f"{name}.html", "--json")
+        cxr("run", "demo", *SMALL_DEMO, *PLAIN, "--store", root / "store", "--out", root / f"{name}.html", "--json")
         for name in ("first", "second")
     ]
     return Twice(Store(root / "store"), *runs)
@@ -110,6 +119,26 @@ def test_the_report_says_that_it_is_no_result(twice: Twice) -> None:
         title = page.partition("<title>")[2].partition("</title>")[0]
         assert "pipeline check, not a result" in title
         assert "random:0" in page
+
+
+def test_the_demo_carries_its_own_networks_over_in_three_ways(tmp_path: Path, cxr: Callable[..., Any]) -> None:
+    """Trained at hospital A; at hospital B as they are, as vectors under forests, stacked, and fine-tuned."""
+    where = ("--store", tmp_path / "store", "--out", tmp_path / "r.html", "--json")
+    first, second = (cxr("run", "demo", *SMALL_DEMO, *TRANSFER, *where) for _ in range(2))
+    assert first.code == second.code == 0, first.err
+    rows = first.json["rows"]
+    assert second.json["rows"] == rows
+    assert second.json["forward_passes"] == 0
+    approaches = ("baseline", "embeddings", "finetune", "stacking-a", "stacking-b")
+    assert sorted({row["approach"] for row in rows}) == list(approaches)
+    assert {row["weights"] for row in rows} == {"phantom_a"}
+    # Every approach is judged on the same images of the same patients.
+    for label in {row["label"] for row in rows if row["auc"] is not None and row["label"] != "macro"}:
+        found = [row for row in rows if row["label"] == label and row["auc"] is not None]
+        assert len({(row["n"], row["n_positive"], row["n_positive_patients"]) for row in found}) == 1, label
+    assert all(row["fit_seconds"] > 0 for row in rows if row["approach"] not in ("baseline",))
+    page = (tmp_path / "r.html").read_text("utf-8")
+    assert all(words in page for words in ("own scores", "fine-tuning (demo)", "phantom_a"))
 
 
 def test_every_job_is_on_record(twice: Twice) -> None:
