@@ -1,7 +1,8 @@
-"""A disposable native DuckDB copy of one spec's vectors, which answers similarity faster than Parquet (docs/adr/0009).
+"""A disposable copy of one spec's vectors, mapped into memory, which answers similarity faster than Parquet.
 
-Its name holds what it was made of: a copy is used only where the spec's files are the very same, and one of other files
-is removed by the next that is made. Vectors are stored with length one, so that the cosine is an inner product.
+An Arrow file that needs no decoding: all cosines are one matrix product (docs/adr/0009). Its name holds what it was
+made of: a copy is used only where the spec's files are the very same, and one of other files is removed by the next that
+is made. Vectors are stored with length one, so that the cosine is an inner product.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TextIO
 
-import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from featurestore.errors import UsageError
@@ -27,19 +28,12 @@ from featurestore.store.matrix import read_blocks
 from featurestore.store.snapshot import Snapshot
 from featurestore.store.store import Store
 
-_FORMAT = "1"
+_FORMAT = "2"
 """Part of every name: a copy that another version of this module made is not read."""
-_CONFIG: dict[str, str | bool | int | float | list[str]] = {
-    "autoinstall_known_extensions": "false",
-    "autoload_known_extensions": "false",
-}
-# Outside of the ranking, rounding is cut off for k rows instead of for all.
-_NEAREST = """
-SELECT image_id, greatest(-1, least(1, inner_product)) AS similarity FROM (
-    SELECT image_id, array_inner_product(vector, $vector::FLOAT[{n}]) AS inner_product
-    FROM vectors WHERE image_id <> $image_id ORDER BY inner_product DESC, image_id LIMIT $k
-) ORDER BY similarity DESC, image_id
-"""
+_BATCH = 16_384
+"""Vectors that lie side by side in the file, and so go into one product."""
+_ROUNDING = 1e-5
+"""More than a product in float32 can be wrong by; whoever may be among the nearest is computed again in float64."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +54,7 @@ class _Vectors:
     def file_name(self) -> str:
         """Return the name of the copy that is made of exactly these files."""
         digest = hashlib.sha256("\n".join([_FORMAT, *sorted(self.snapshot.paths())]).encode())
-        return f"{self.spec_id}-{digest.hexdigest()[:32]}.duckdb"
+        return f"{self.spec_id}-{digest.hexdigest()[:32]}.arrow"
 
 
 @dataclass(frozen=True)
@@ -69,15 +63,15 @@ class VectorCache:
 
     Parameters
     ----------
-    con : duckdb.DuckDBPyConnection
-        With one table, ``vectors``.
+    ids : pyarrow.ChunkedArray of string
+    units : list of numpy.ndarray of shape (n, n_features), float32
+        Vectors of length one, in the order of the ids; of length zero where the vector was.
     spec_id : str
-    n_features : int
     """
 
-    con: duckdb.DuckDBPyConnection
+    ids: pa.ChunkedArray
+    units: list[NDArray[np.float32]]
     spec_id: str
-    n_features: int
 
     def nearest(self, image_id: str, k: int) -> pa.Table:
         """Return the images whose vectors have the largest cosine with an image's.
@@ -99,20 +93,37 @@ class VectorCache:
         UsageError
             If the image has no vector, or one without a direction.
         """
-        parameters = {"vector": self._vector(image_id), "image_id": image_id, "k": k}
-        return self.con.sql(_NEAREST.format(n=self.n_features), params=parameters).to_arrow_table()
+        place = pc.index(self.ids, image_id).as_py()
+        vector = self._vector(image_id, place)
+        rough = np.concatenate([unit @ vector for unit in self.units])
+        rough[place] = -np.inf
+        k = min(k, len(rough) - 1)
+        floor = np.partition(rough, len(rough) - k)[len(rough) - k] - _ROUNDING if k > 0 else np.inf
+        near = np.flatnonzero(rough >= floor)
+        near = near[near != place]
+        # Equal vectors have equal similarities only if each is summed up in the same order, which a product's are not.
+        exact = np.array(
+            [np.dot(self._row(row).astype(np.float64), vector.astype(np.float64)) for row in near.tolist()]
+        )
+        found = pa.table(
+            {"image_id": self.ids.take(pa.array(near)), "similarity": np.clip(exact, -1, 1).astype(np.float32)}
+        )
+        return found.sort_by([("similarity", "descending"), ("image_id", "ascending")]).slice(0, max(k, 0))
 
-    def _vector(self, image_id: str) -> list[float]:
-        rows: list[tuple[list[float]]] = self.con.execute(
-            "SELECT vector FROM vectors WHERE image_id = ?", [image_id]
-        ).fetchall()
-        if not rows:
+    def _vector(self, image_id: str, place: int) -> NDArray[np.float32]:
+        if place < 0:
             message = f"image {image_id} has no finite vector of spec {self.spec_id!r}; ask cxr why, run cxr extract"
             raise UsageError(message)
-        if not any(rows[0][0]):
+        vector = self._row(place)
+        if not vector.any():
             message = f"the vector of image {image_id} under spec {self.spec_id!r} is all zeros: it is like no other"
             raise UsageError(message)
-        return list(rows[0][0])
+        return vector
+
+    def _row(self, place: int) -> NDArray[np.float32]:
+        """Return one vector; all batches but the last have the same length."""
+        row: NDArray[np.float32] = self.units[place // _BATCH][place % _BATCH]
+        return row
 
 
 @contextmanager
@@ -139,9 +150,10 @@ def open_vectors(store: Store, backbone_or_spec: str) -> Iterator[VectorCache]:
     folder = local_cache(store.location)
     with (folder / f"{spec_id}.lock").open("a") as lock:
         path = _current(store, spec_id, folder, lock)
-        with duckdb.connect(str(path), read_only=True, config=_CONFIG) as con:
-            con.execute("SET enable_progress_bar = false")
-            yield VectorCache(con, spec_id, n_features)
+        with pa.memory_map(str(path)) as mapped:
+            table = pa.ipc.open_file(mapped).read_all()
+            units = [chunk.flatten().to_numpy().reshape(-1, n_features) for chunk in table["vector"].chunks]
+            yield VectorCache(table["image_id"], units, spec_id)
 
 
 def _current(store: Store, spec_id: str, folder: Path, lock: TextIO) -> Path:
@@ -166,7 +178,7 @@ def _current(store: Store, spec_id: str, folder: Path, lock: TextIO) -> Path:
 
 def _make(path: Path, vectors: _Vectors) -> None:
     with TemporaryDirectory(prefix=f".{vectors.spec_id}-", dir=path.parent) as scratch:
-        made = Path(scratch) / "vectors.duckdb"
+        made = Path(scratch) / "vectors.arrow"
         _write(made, vectors)
         made.chmod(0o600)
         made.replace(path)
@@ -174,7 +186,7 @@ def _make(path: Path, vectors: _Vectors) -> None:
 
 def _remove_others(folder: Path, vectors: _Vectors) -> None:
     """Remove copies of other files of the spec, and what somebody left who was killed while making one."""
-    for path in folder.glob(f"{vectors.spec_id}-*.duckdb*"):
+    for path in folder.glob(f"{vectors.spec_id}-*"):
         if path.name != vectors.file_name:
             path.unlink(missing_ok=True)
     for scratch in folder.glob(f".{vectors.spec_id}-*"):
@@ -183,26 +195,24 @@ def _remove_others(folder: Path, vectors: _Vectors) -> None:
 
 def _write(path: Path, vectors: _Vectors) -> None:
     location, paths, n_features = vectors.snapshot.location, vectors.snapshot.paths(), vectors.n_features
-    with duckdb.connect(str(path), config=_CONFIG) as con:
-        con.execute("SET enable_progress_bar = false")
-        # Looking for a compression takes most of the time, and finds none for such numbers.
-        con.execute("PRAGMA force_compression = 'uncompressed'")
-        con.execute(f"CREATE TABLE vectors (image_id VARCHAR, vector FLOAT[{n_features}])")
-        con.begin()
-        # Part by part from here, not one stream that DuckDB pulls from: it would wrap a HarmError into one of its own.
+    schema = pa.schema({"image_id": pa.string(), "vector": pa.list_(pa.float32(), n_features)})
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+        waiting: list[pa.Table] = []
         for ids, block in read_blocks(location, paths, n_features):
-            con.from_arrow(_of_length_one(ids, block)).insert_into("vectors")
-        con.commit()
+            waiting.append(_of_length_one(ids, block, schema))
+            while sum(part.num_rows for part in waiting) >= _BATCH:
+                together = pa.concat_tables(waiting)
+                writer.write_table(together.slice(0, _BATCH).combine_chunks())
+                waiting = [together.slice(_BATCH)]
+        if waiting:
+            writer.write_table(pa.concat_tables(waiting).combine_chunks())
 
 
-def _of_length_one(ids: pa.Array, block: NDArray[np.float32]) -> pa.Table:
+def _of_length_one(ids: pa.Array, block: NDArray[np.float32], schema: pa.Schema) -> pa.Table:
     """Return the finite vectors with length one; one of zeros stays what it is."""
     length = np.sqrt(np.einsum("ij,ij->i", block, block, dtype=np.float64))
     finite = np.isfinite(length)
     length[length == 0] = 1
     unit = (block[finite] / length[finite, None]).astype(np.float32)
-    return pa.table({"image_id": ids.filter(pa.array(finite)), "vector": _fixed(unit)})
-
-
-def _fixed(block: NDArray[np.float32]) -> pa.FixedSizeListArray:
-    return pa.FixedSizeListArray.from_arrays(pa.array(block.ravel()), block.shape[1])
+    vector = pa.FixedSizeListArray.from_arrays(pa.array(unit.ravel()), block.shape[1])
+    return pa.table({"image_id": ids.filter(pa.array(finite)), "vector": vector}, schema=schema)

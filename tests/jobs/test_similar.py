@@ -99,10 +99,10 @@ def test_what_cannot_be_answered_is_told(
 def test_forgetting_takes_the_cache_along(stored: Path, cxr: Callable[..., Any]) -> None:
     about = ("similar", "b.png", "--backbone", "vgg16", "--store", stored, "--json")
     assert len(cxr(*about).json) == 2
-    assert list(stored.rglob("*.duckdb"))
+    assert list(stored.rglob("*.arrow"))
     said = cxr("forget", "--image", IDS[3], "--store", stored)
     assert said.code == 0, said.err
-    assert not list(stored.rglob("*.duckdb"))
+    assert not list(stored.rglob("*.arrow"))
     assert [row["image_id"] for row in cxr(*about).json] == [IDS[0]]
 
 

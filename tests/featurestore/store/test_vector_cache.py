@@ -20,7 +20,7 @@ from featurestore.store.finding import FoundImage
 from featurestore.store.forgetting import Forgotten, forget
 from featurestore.store.vector_cache import open_vectors
 
-pytestmark = pytest.mark.slow  # copies vectors into DuckDB
+pytestmark = pytest.mark.slow  # writes copies of vectors
 
 N_FEATURES = 8
 IDS = [f"{k:064x}" for k in range(40)]
@@ -64,7 +64,7 @@ def _by_numpy(store: Store, image_id: str) -> dict[str, float]:
 
 
 def _files(store: Store) -> list[Path]:
-    return sorted(local_cache(store.location).glob("*.duckdb"))
+    return sorted(local_cache(store.location).glob("*.arrow"))
 
 
 def test_it_ranks_as_numpy_does(filled):
@@ -73,6 +73,20 @@ def test_it_ranks_as_numpy_does(filled):
     assert [image_id for image_id, _ in found] == sorted(expected, key=lambda i: (-expected[i], i))
     assert [value for _, value in found] == pytest.approx([expected[i] for i, _ in found], abs=1e-6)
     assert _nearest(filled, IDS[7], 3) == found[:3]
+
+
+def test_vectors_of_several_batches_are_found_where_they_are(filled, monkeypatch):
+    before = _nearest(filled, IDS[7])
+    for path in _files(filled):
+        path.unlink()
+    monkeypatch.setattr(vector_cache, "_BATCH", 7)
+    assert _nearest(filled, IDS[7]) == before
+    with open_vectors(filled, "vgg16") as vectors:
+        assert [len(unit) for unit in vectors.units] == [7, 7, 7, 7, 7, 5]
+
+
+def test_no_neighbours_may_be_asked_for(filled):
+    assert _nearest(filled, IDS[7], 0) == []
 
 
 def test_equal_ones_come_by_id_and_none_is_above_one(filled):
@@ -157,7 +171,7 @@ def test_what_a_killed_maker_left_is_swept(filled, vector_rows):
     _nearest(filled, IDS[0])
     folder = local_cache(filled.location)
     (folder / ".s1-left").mkdir()
-    (folder / ".s1-left" / "vectors.duckdb").write_bytes(b"half")
+    (folder / ".s1-left" / "vectors.arrow").write_bytes(b"half")
     filled.append("embeddings", vector_rows(["d" * 64], _vectors(1)))
     _nearest(filled, IDS[0])
     assert not (folder / ".s1-left").exists()
