@@ -1,8 +1,8 @@
 """A disposable copy of one spec's vectors, mapped into memory, which answers similarity faster than Parquet.
 
 An Arrow file that needs no decoding: all cosines are one matrix product (docs/adr/0009). Its name holds what it was
-made of: a copy is used only where the spec's files are the very same, and one of other files is removed by the next that
-is made. Vectors are stored with length one, so that the cosine is an inner product.
+made of: a copy is used only where the spec's files are the very same, and one of other files is removed by the next
+that is made. Vectors are stored with length one, so that the cosine is an inner product.
 """
 
 from __future__ import annotations
