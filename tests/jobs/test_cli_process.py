@@ -42,8 +42,8 @@ def test_sql_loads_no_network_no_forest_and_no_ray(walked: Any) -> None:
 def test_help_lists_every_command_with_a_sentence() -> None:
     done = subprocess.run([CXR, "--help"], capture_output=True, text=True, check=True)
     listed = dict(line.split(maxsplit=1) for line in done.stdout.partition("Commands:\n")[2].splitlines())
-    order = "ingest plan extract why weights pretrain split train evaluate report sql similar verify forget compact run"
-    assert list(listed) == [*order.split(), "demo"]
+    order = "ingest plan extract why weights pretrain split leakage train finetune evaluate report sql similar"
+    assert list(listed) == [*order.split(), "verify", "forget", "compact", "run", "demo"]
     assert all(len(sentence) > 20 for sentence in listed.values())
     assert done.stderr == ""
 
