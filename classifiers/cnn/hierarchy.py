@@ -72,7 +72,8 @@ def unconditional(probabilities: NDArray[np.floating], labels: Sequence[str], na
 
 def _columns_above(labels: Sequence[str], name: str) -> list[list[int]]:
     """Return, for each label, the columns of its ancestors among the labels."""
-    return [[labels.index(a) for a in path(label, name) if a in labels] for label in labels]
+    above = ancestors(labels, name)
+    return [[labels.index(ancestor) for ancestor in above.get(label, ())] for label in labels]
 
 
 def parents_present(codes: NDArray[np.int8], labels: Sequence[str], name: str) -> NDArray[np.bool_]:

@@ -131,11 +131,11 @@ def check_trainable(codes: NDArray[np.int8], labels: Sequence[str], policy: str)
     labels : sequence of str
     policy : str
     """
-    values = truth(codes, policy)
+    values, flat = truth(codes, policy), constant_labels(codes, labels, policy)
     constant = [
         f"{label!r} ({int(np.nansum(values[:, i]))} positive of {int((~np.isnan(values[:, i])).sum())} known)"
         for i, label in enumerate(labels)
-        if label in constant_labels(codes, labels, policy)
+        if label in flat
     ]
     if constant:
         raise UsageError(

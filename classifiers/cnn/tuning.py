@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from classifiers.cnn.depth import check_depth
 from classifiers.cnn.recipe import Rate, Recipe
@@ -48,10 +49,10 @@ class Tuning:
     recipe: Recipe
     trials: tuple[Trial, ...]
 
-    def recipes(self, seed: int, **changes: object) -> list[Recipe]:
+    def recipes(self, seed: int, **changes: Any) -> list[Recipe]:
         """Return each trial's recipe, with what was asked for otherwise."""
         given = {key: value for key, value in changes.items() if value is not None}
-        shared = replace(self.recipe, seed=seed, **given)  # type: ignore[arg-type]
+        shared = replace(self.recipe, seed=seed, **given)
         return [_tried(shared, trial) for trial in self.trials]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 import click
 
@@ -40,7 +41,7 @@ _SHOWN = ("name", "backbone", "chosen", "epochs", "seconds", "images_per_second"
 @address_option
 @click.option("--no-ray", is_flag=True, help="Everything in this process.")
 @json_option
-def command(store_uri: str, as_json: bool, address: str | None, no_ray: bool, **request: object) -> None:
+def command(store_uri: str, as_json: bool, address: str | None, no_ray: bool, **request: Any) -> None:
     """Carry source networks to a data set's own labels, and score all its images; goes on where it was stopped.
 
     paper trains as the published code does; fair tries several depths and rates and keeps the best on validation.
@@ -54,7 +55,7 @@ def command(store_uri: str, as_json: bool, address: str | None, no_ray: bool, **
     with Workers(use_ray=not no_ray, address=address) as workers:
         done = finetune(
             store,
-            FinetuneRequest(**request),  # type: ignore[arg-type]
+            FinetuneRequest(**request),
             workers,
             say=lambda text: click.echo(text, err=True),
         )

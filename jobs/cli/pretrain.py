@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 import click
 
@@ -39,7 +40,7 @@ _SHOWN = ("name", "backbone", "epochs", "seconds", "images_per_second", "val_auc
 @address_option
 @click.option("--no-ray", is_flag=True, help="Everything in this process.")
 @json_option
-def command(store_uri: str, as_json: bool, address: str | None, no_ray: bool, **request: object) -> None:
+def command(store_uri: str, as_json: bool, address: str | None, no_ray: bool, **request: Any) -> None:
     """Train CNNs on a source data set's labels; the same command goes on where an earlier one was stopped.
 
     The networks end in the store's registry (cxr weights list), where --weights NAME finds them.
@@ -53,7 +54,7 @@ def command(store_uri: str, as_json: bool, address: str | None, no_ray: bool, **
     with Workers(use_ray=not no_ray, address=address) as workers:
         done = pretrain(
             store,
-            PretrainRequest(**request),  # type: ignore[arg-type]
+            PretrainRequest(**request),
             workers,
             say=lambda text: click.echo(text, err=True),
         )

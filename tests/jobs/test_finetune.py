@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -275,23 +276,22 @@ def test_requests_that_cannot_be_met(store: Store, asked: FinetuneRequest, chang
 
 
 def test_validation_without_a_positive_is_refused_or_told(store: Store, asked: FinetuneRequest, tmp_path: Path) -> None:
-    rows = store.query(
-        "SELECT l.label, s.part, max(l.value) AS most, min(coalesce(l.value, 0)) AS least FROM labels l "
-        "JOIN splits s ON s.image_id = l.image_id WHERE s.split = 'holdout' GROUP BY ALL"
-    ).to_pylist()
-    seen = {(r["label"], r["part"]): {r["most"] or 0, r["least"]} for r in rows}
-    learnable = [label for label, part in seen if part == "train" and seen[label, part] == {0, 1}]
-    blind = [label for label in learnable if seen[label, "val"] != {0, 1}]
-    if not blind:
-        pytest.skip("every label that can be learnt has both classes in the validation images of this seed")
+    parts = store.query("SELECT image_id, part FROM splits WHERE split = 'holdout' ORDER BY ALL").to_pylist()
+    rows = {
+        "image_id": [row["image_id"] for row in parts],
+        "dataset": ["local"] * len(parts),
+        "label": ["Hernia"] * len(parts),
+        "value": pa.array([int(row["part"] == "train" and k % 3 == 0) for k, row in enumerate(parts)], pa.int8()),
+    }
+    store.append("labels", pa.table(rows))
     path = tmp_path / "blind.yaml"
-    path.write_text(f"{blind[0]}: [{blind[0]}]\n")
-    with pytest.raises(UsageError, match=f"none of {blind[0]} has both a positive and a negative image"):
+    path.write_text("Hernia: [Hernia]\n")
+    with pytest.raises(UsageError, match="none of Hernia has both a positive and a negative image"):
         finetune(store, replace(asked, label_map=str(path)), HERE)
-    path.write_text(f"{blind[0]}: [{blind[0]}]\nSupport Devices: [Support Devices]\n")
+    path.write_text("Hernia: [Hernia]\nSupport Devices: [Support Devices]\n")
     said: list[str] = []
     finetune(store, replace(asked, label_map=str(path)), HERE, said.append)
-    assert any(f"validation shows one class only of {blind[0]}" in text for text in said)
+    assert "validation shows one class only of Hernia: they are trained, and do not choose the epoch" in said
 
 
 def test_a_diverging_trial_leaves_no_weights(
