@@ -20,6 +20,7 @@ _HEADS = {
     "rf100": "random forest of 100 trees",
     "extra_trees": "extremely randomised trees",
     "lightgbm": "LightGBM",
+    "rf_stacking": "random forest of 1,400 trees",
 }
 _ENSEMBLES = {"simple": "simple average", "entropy": "entropy-weighted average"}
 _APPROACHES = {

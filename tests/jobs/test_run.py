@@ -30,7 +30,7 @@ PLAIN = (
 TRANSFER = (
     "--set", "data.patients=60", "--set", "pretrain.data.patients=60", "--set", "pretrain.size=32",
     "--set", "pretrain.epochs=1", "--set", "finetune.epochs=1", "--set", "train.heads=[rf100]",
-    "--set", "split.val=0.2",
+    "--set", "split.val=0.2", "--set", "train.stacking=[a, b]",
 )  # fmt: skip
 CELLS = 2 * 2  # networks x heads
 
